@@ -1,0 +1,15 @@
+//! Volumes with their geometry, the file formats they come in, and what is done to them outside a network.
+
+pub mod components;
+pub mod error;
+pub mod file;
+pub mod geometry;
+pub mod metaimage;
+pub mod morphology;
+pub mod nifti;
+pub mod resampling;
+pub mod volume;
+
+pub use error::ImageError;
+pub use geometry::Geometry;
+pub use volume::{Volume, Voxels};

@@ -1,0 +1,3 @@
+//! Figures for people.
+
+pub mod overlay;
