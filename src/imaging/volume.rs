@@ -24,7 +24,7 @@ impl<T> Volume<T> {
 }
 
 macro_rules! voxels {
-    ($($variant:ident $type:ty, $name:literal;)*) => {
+    ($($variant:ident $type:ty, $name:literal, $to_f32:expr;)*) => {
         /// Voxels in the element type that their file stores.
         #[derive(Debug, Clone, PartialEq)]
         pub enum Voxels {
@@ -43,13 +43,8 @@ macro_rules! voxels {
             }
 
             /// The values as `f32`, rounded to nearest where they do not fit exactly.
-            #[expect(clippy::allow_attributes, reason = "the cast is trivial for one of the variants only")]
             pub fn into_f32(self) -> Array3<f32> {
-                match self {
-                    Self::F32(a) => a,
-                    #[allow(unreachable_patterns, reason = "f32 has been taken above")]
-                    $(Self::$variant(a) => a.mapv(|v| v as f32),)*
-                }
+                match self { $(Self::$variant(a) => $to_f32(a),)* }
             }
 
             /// The elements in C order as little-endian bytes.
@@ -67,14 +62,14 @@ macro_rules! voxels {
 }
 
 voxels! {
-    I8 i8, "int8";
-    U8 u8, "uint8";
-    I16 i16, "int16";
-    U16 u16, "uint16";
-    I32 i32, "int32";
-    U32 u32, "uint32";
-    I64 i64, "int64";
-    U64 u64, "uint64";
-    F32 f32, "float32";
-    F64 f64, "float64";
+    I8 i8, "int8", |a: Array3<i8>| a.mapv(f32::from);
+    U8 u8, "uint8", |a: Array3<u8>| a.mapv(f32::from);
+    I16 i16, "int16", |a: Array3<i16>| a.mapv(f32::from);
+    U16 u16, "uint16", |a: Array3<u16>| a.mapv(f32::from);
+    I32 i32, "int32", |a: Array3<i32>| a.mapv(|v| v as f32);
+    U32 u32, "uint32", |a: Array3<u32>| a.mapv(|v| v as f32);
+    I64 i64, "int64", |a: Array3<i64>| a.mapv(|v| v as f32);
+    U64 u64, "uint64", |a: Array3<u64>| a.mapv(|v| v as f32);
+    F32 f32, "float32", |a: Array3<f32>| a;
+    F64 f64, "float64", |a: Array3<f64>| a.mapv(|v| v as f32);
 }

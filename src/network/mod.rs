@@ -1,5 +1,12 @@
 //! Architectures as planned lists of steps over reusable buffers.
+//!
+//! A configuration ([`PlainConvUNetConfig`]) is turned into a [`Plan`] for one patch size; [`Weights`] are one set
+//! of parameters packed for that plan; a [`Runner`] owns the buffers and runs any number of tiles and weights.
 
-pub mod plain_conv_unet;
+mod plain_conv_unet;
+mod plan;
+mod runner;
 
 pub use plain_conv_unet::PlainConvUNetConfig;
+pub use plan::{Plan, PlanError, Step, StepKind, ValueId};
+pub use runner::{Runner, Weights};

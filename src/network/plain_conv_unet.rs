@@ -1,5 +1,8 @@
 //! `PlainConvUNet` of dynamic-network-architectures, as nnU-Net v2 uses it at inference.
 
+use super::plan::{Plan, PlanBuilder, PlanError};
+use crate::ops::{ConvShape, ValueShape};
+
 /// Shape of a `PlainConvUNet`: everything that decides its layers. One entry per stage, highest resolution first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlainConvUNetConfig {
@@ -75,5 +78,43 @@ impl PlainConvUNetConfig {
         list.push((format!("{head}.weight"), vec![self.classes, self.features[0], 1, 1, 1]));
         list.push((format!("{head}.bias"), vec![self.classes]));
         list
+    }
+}
+
+impl PlainConvUNetConfig {
+    /// The network as steps for one patch (z, y, x).
+    ///
+    /// # Errors
+    /// If the patch is not divisible by the network's strides.
+    pub fn plan(&self, patch: [usize; 3]) -> Result<Plan, PlanError> {
+        let slope = Some(self.negative_slope as f32);
+        let mut builder = PlanBuilder::new(ValueShape { dims: patch, channels: self.input_channels });
+        let mut x = builder.input();
+        let mut skips = Vec::new();
+        for (s, &out_channels) in self.features.iter().enumerate() {
+            for i in 0..self.convs_encoder[s] {
+                let stride = if i == 0 { self.strides[s] } else { [1; 3] };
+                let shape = ConvShape { out_channels, kernel: self.kernels[s], stride };
+                x = builder.conv(format!("encoder.stages.{s}.0.convs.{i}"), &[x], shape, slope);
+            }
+            skips.push(x);
+        }
+        let deepest = self.features.len() - 1;
+        for (d, s) in (0..deepest).rev().enumerate() {
+            let layer = format!("decoder.transpconvs.{d}");
+            let up = builder.upsample(layer.clone(), x, self.features[s], self.strides[s + 1]);
+            let (upsampled, skip) = (builder.dims(up), builder.dims(skips[s]));
+            if upsampled != skip {
+                return Err(PlanError::Indivisible { patch, layer, upsampled, skip });
+            }
+            let shape = ConvShape { out_channels: self.features[s], kernel: self.kernels[s], stride: [1; 3] };
+            x = builder.conv(format!("decoder.stages.{d}.convs.0"), &[up, skips[s]], shape, slope);
+            for i in 1..self.convs_decoder[d] {
+                x = builder.conv(format!("decoder.stages.{d}.convs.{i}"), &[x], shape, slope);
+            }
+        }
+        let head = ConvShape { out_channels: self.classes, kernel: [1; 3], stride: [1; 3] };
+        let logits = builder.conv(format!("decoder.seg_layers.{}", deepest - 1), &[x], head, None);
+        Ok(builder.finish(logits))
     }
 }

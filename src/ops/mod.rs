@@ -1,1 +1,20 @@
-//! To come.
+//! The arithmetic of 3-D U-Nets as candle custom operators.
+//!
+//! candle has no 3-D convolution; [`Conv3d`] and [`TransposedConv3d`] are in-place operators over preallocated
+//! tensors, so that a planned network allocates nothing while it runs. Activations are channels-last
+//! `(D, H, W, C)`. Every activation is stored *before* its normalisation, together with the per-channel scale
+//! and shift that the normalisation amounts to (see [`ValueShape`]); whoever reads it applies
+//! `leaky_relu(scale · x + shift)` on the fly. The arithmetic is that of conv → instance norm → leaky ReLU, one
+//! pass over memory instead of three.
+
+mod conv3d;
+mod cpu;
+mod tile;
+mod transposed_conv3d;
+mod value;
+
+pub use conv3d::{Conv3d, ConvShape, InstanceNorm};
+pub use cpu::Isa;
+pub use tile::{AccumulateTile, AddMirrored, GatherTile, Mirroring};
+pub use transposed_conv3d::TransposedConv3d;
+pub use value::{Operand, ValueShape};

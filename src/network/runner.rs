@@ -1,0 +1,128 @@
+//! Running a plan: one set of buffers, any number of weights and tiles.
+
+use super::plan::{Plan, Step, StepKind};
+use crate::ops::{Conv3d, InstanceNorm, Isa, Operand, TransposedConv3d};
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::VarBuilder;
+use std::collections::HashMap;
+
+/// A step with its parameters packed.
+enum Layer {
+    Conv(Conv3d),
+    Upsample(TransposedConv3d),
+}
+
+/// One set of parameters (one fold), packed for a plan.
+pub struct Weights {
+    layers: Vec<Layer>,
+}
+
+impl Weights {
+    /// Packs the tensors of a state dict (float32, PyTorch layout) for `plan`.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape than the plan needs.
+    pub fn pack(plan: &Plan, tensors: HashMap<String, Tensor>, norm_eps: f64, isa: Isa) -> Result<Self> {
+        let parameters = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+        let layers = plan
+            .steps()
+            .iter()
+            .map(|step| {
+                let operands: Vec<Operand> = step.sources.iter().map(|&s| plan.operand(s)).collect();
+                pack_layer(step, &operands, plan.operand(step.output).shape.channels, &parameters, norm_eps, isa)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { layers })
+    }
+}
+
+fn pack_layer(
+    step: &Step,
+    operands: &[Operand],
+    out_channels: usize,
+    parameters: &VarBuilder<'_>,
+    eps: f64,
+    isa: Isa,
+) -> Result<Layer> {
+    let here = parameters.pp(&step.parameters);
+    let in_channels: usize = operands.iter().map(|o| o.shape.channels).sum();
+    let bias = |of: &VarBuilder<'_>| {
+        of.contains_tensor("bias").then(|| of.get(out_channels, "bias")).transpose()
+    };
+    match &step.kind {
+        StepKind::Conv { shape, norm } => {
+            let conv = if *norm { here.pp("conv") } else { here.clone() };
+            let [z, y, x] = shape.kernel;
+            let weight = conv.get((out_channels, in_channels, z, y, x), "weight")?;
+            let norm = norm.then(|| instance_norm(&here.pp("norm"), out_channels, eps)).transpose()?;
+            Ok(Layer::Conv(Conv3d::new(*shape, operands, &weight, bias(&conv)?.as_ref(), norm, isa)?))
+        }
+        StepKind::Upsample { stride } => {
+            let [z, y, x] = *stride;
+            let weight = here.get((in_channels, out_channels, z, y, x), "weight")?;
+            Ok(Layer::Upsample(TransposedConv3d::new(*stride, operands[0], &weight, bias(&here)?.as_ref(), isa)?))
+        }
+    }
+}
+
+/// The norm's parameters; without affine parameters, weight 1 and bias 0.
+fn instance_norm(parameters: &VarBuilder<'_>, channels: usize, eps: f64) -> Result<InstanceNorm> {
+    let or = |name: &str, default: f32| {
+        if parameters.contains_tensor(name) {
+            parameters.get(channels, name)?.to_vec1::<f32>()
+        } else {
+            Ok(vec![default; channels])
+        }
+    };
+    Ok(InstanceNorm { weight: or("weight", 1.0)?, bias: or("bias", 0.0)?, eps })
+}
+
+/// The buffers of a plan. Nothing is allocated while tiles run.
+pub struct Runner {
+    plan: Plan,
+    buffers: Vec<Tensor>,
+}
+
+impl Runner {
+    /// Allocates the buffers of a plan.
+    ///
+    /// # Errors
+    /// If the device refuses the memory.
+    pub fn new(plan: Plan) -> Result<Self> {
+        let buffers =
+            plan.buffer_lens().iter().map(|&n| Tensor::zeros(n, DType::F32, &Device::Cpu)).collect::<Result<_>>()?;
+        Ok(Self { plan, buffers })
+    }
+
+    /// The plan that is run.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Buffer of the network's input, to be filled before [`Runner::run`].
+    pub fn input(&self) -> &Tensor {
+        &self.buffers[self.plan.buffer_of(self.plan.input())]
+    }
+
+    /// Buffer of the network's output, valid until the next run.
+    pub fn output(&self) -> &Tensor {
+        &self.buffers[self.plan.buffer_of(self.plan.output())]
+    }
+
+    /// Runs all steps on the tile in the input buffer.
+    ///
+    /// # Errors
+    /// If the weights were packed for another plan.
+    pub fn run(&self, weights: &Weights) -> Result<()> {
+        for (step, layer) in self.plan.steps().iter().zip(&weights.layers) {
+            let output = &self.buffers[self.plan.buffer_of(step.output)];
+            let source = |i: usize| &self.buffers[self.plan.buffer_of(step.sources[i])];
+            match layer {
+                Layer::Conv(conv) if step.sources.len() == 2 => output.inplace_op3(source(0), source(1), conv)?,
+                Layer::Conv(conv) => output.inplace_op2(source(0), conv)?,
+                Layer::Upsample(up) => output.inplace_op2(source(0), up)?,
+            }
+        }
+        Ok(())
+    }
+}

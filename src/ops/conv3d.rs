@@ -1,0 +1,151 @@
+//! 3-D convolution with bias, optional second source and the statistics of a following instance norm.
+
+use super::cpu::conv3d::CpuConv;
+use super::cpu::{Isa, PackedWeights};
+use super::value::{Activation, Operand, ValueShape, floats, floats_mut};
+use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
+
+/// Shape of a convolution: output channels, kernel and stride.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvShape {
+    /// Output channels.
+    pub out_channels: usize,
+    /// Odd kernel (z, y, x); the padding is `(kernel - 1) / 2`.
+    pub kernel: [usize; 3],
+    /// Stride (z, y, x).
+    pub stride: [usize; 3],
+}
+
+impl ConvShape {
+    /// Grid of the output for an input grid.
+    pub fn out_dims(&self, dims: [usize; 3]) -> [usize; 3] {
+        std::array::from_fn(|a| dims[a].div_ceil(self.stride[a]))
+    }
+}
+
+/// Parameters of an instance norm (per tile, biased variance).
+#[derive(Debug, Clone)]
+pub struct InstanceNorm {
+    /// Weight per channel.
+    pub weight: Vec<f32>,
+    /// Bias per channel.
+    pub bias: Vec<f32>,
+    /// Added to the variance.
+    pub eps: f64,
+}
+
+/// A convolution over one input, or over the channel-wise concatenation of two that is never built.
+///
+/// In place on the output value's buffer: `output.inplace_op2(&input, &conv)` or
+/// `output.inplace_op3(&first, &second, &conv)`. With an instance norm the output's scale and shift become those of
+/// the norm, otherwise 1 and 0.
+pub struct Conv3d {
+    operands: Vec<Operand>,
+    out: ValueShape,
+    norm: Option<InstanceNorm>,
+    cpu: CpuConv,
+}
+
+impl Conv3d {
+    /// Packs a convolution for the given inputs.
+    ///
+    /// `weight` is (out, in, z, y, x) as in PyTorch, `in` running over the channels of all operands; `bias` is (out).
+    ///
+    /// # Errors
+    /// If the weight's shape is not that of the operands and `shape`, or the operands' grids differ.
+    pub fn new(
+        shape: ConvShape,
+        operands: &[Operand],
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        norm: Option<InstanceNorm>,
+        isa: Isa,
+    ) -> Result<Self> {
+        let [kz, ky, kx] = shape.kernel;
+        let inputs: Vec<usize> = operands.iter().map(|o| o.shape.channels).collect();
+        let dims = operands.first().map(|o| o.shape.dims);
+        if !(1..=2).contains(&operands.len()) || operands.iter().any(|o| Some(o.shape.dims) != dims) {
+            bail!("convolution: needs one or two inputs on one grid, got {operands:?}");
+        }
+        if shape.kernel.iter().any(|k| k % 2 == 0 || *k > 7) || shape.stride.contains(&0) {
+            bail!("convolution: kernel {:?} must be odd and at most 7, stride {:?} positive", shape.kernel, shape.stride);
+        }
+        let total: usize = inputs.iter().sum();
+        let expected = [shape.out_channels, total, kz, ky, kx];
+        if weight.dims() != expected {
+            bail!("convolution: weight has shape {:?}, expected {expected:?}", weight.dims());
+        }
+        let values = weight.flatten_all()?.to_vec1::<f32>()?;
+        let bias = match bias {
+            Some(bias) => bias.to_vec1::<f32>()?,
+            None => vec![0.0; shape.out_channels],
+        };
+        let segment_lens: Vec<usize> = inputs.iter().flat_map(|&c| vec![kx * c; kz * ky]).collect();
+        let weights = PackedWeights::pack(isa, shape.out_channels, &segment_lens, &bias, |segment, k, o| {
+            let (source, tap) = (segment / (kz * ky), segment % (kz * ky));
+            let (x, c) = (k / inputs[source], k % inputs[source]);
+            let input = c + if source == 0 { 0 } else { inputs[0] };
+            values[((o * total + input) * kz * ky + tap) * kx + x]
+        });
+        let out = ValueShape { dims: shape.out_dims(operands[0].shape.dims), channels: shape.out_channels };
+        let cpu = CpuConv { kernel: shape.kernel, stride: shape.stride, weights };
+        Ok(Self { operands: operands.to_vec(), out, norm, cpu })
+    }
+
+    fn run(&self, output: &mut [f32], inputs: &[&[f32]]) -> Result<()> {
+        let views: Vec<Activation<'_>> = self
+            .operands
+            .iter()
+            .zip(inputs)
+            .map(|(operand, storage)| operand.view(storage, "convolution"))
+            .collect::<Result<_>>()?;
+        if views.len() != self.operands.len() {
+            bail!("convolution: {} inputs given, {} needed", inputs.len(), self.operands.len());
+        }
+        let mut out = self.out.view_mut(output, "convolution")?;
+        let moments = self.cpu.run(&views, self.out.dims, &mut out, self.norm.is_some());
+        match (&self.norm, moments) {
+            (Some(norm), Some(moments)) => {
+                for c in 0..self.out.channels {
+                    let (mean, variance) = moments.mean_and_variance(c);
+                    let scale = f64::from(norm.weight[c]) / (variance + norm.eps).sqrt();
+                    out.scale[c] = scale as f32;
+                    out.shift[c] = (f64::from(norm.bias[c]) - mean * scale) as f32;
+                }
+            }
+            _ => {
+                out.scale.fill(1.0);
+                out.shift.fill(0.0);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl InplaceOp2 for Conv3d {
+    fn name(&self) -> &'static str {
+        "conv3d"
+    }
+
+    fn cpu_fwd(&self, dst: &mut CpuStorage, l1: &Layout, src: &CpuStorage, l2: &Layout) -> Result<()> {
+        self.run(floats_mut(dst, l1, "conv3d")?, &[floats(src, l2, "conv3d")?])
+    }
+}
+
+impl InplaceOp3 for Conv3d {
+    fn name(&self) -> &'static str {
+        "conv3d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        dst: &mut CpuStorage,
+        l1: &Layout,
+        first: &CpuStorage,
+        l2: &Layout,
+        second: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<()> {
+        self.run(floats_mut(dst, l1, "conv3d")?, &[floats(first, l2, "conv3d")?, floats(second, l3, "conv3d")?])
+    }
+}

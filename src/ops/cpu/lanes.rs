@@ -1,0 +1,104 @@
+//! One vector register's worth of `f32`, for kernels written once and compiled per instruction set.
+//!
+//! The methods are `#[inline(always)]` so that, inlined into a function with the right `#[target_feature]`, each
+//! becomes one instruction.
+
+/// A vector of [`Lanes::WIDTH`] floats.
+///
+/// # Safety
+/// The methods of an implementation may only run on a processor with that implementation's instruction set, and
+/// pointers must be valid for the floats they read or write.
+pub(super) unsafe trait Lanes: Copy {
+    const WIDTH: usize;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn splat(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    /// `self + a * b`
+    unsafe fn add_product(self, a: Self, b: Self) -> Self;
+}
+
+/// Eight floats in plain Rust.
+#[derive(Clone, Copy)]
+pub(super) struct Plain8([f32; 8]);
+
+// SAFETY: no instruction set is needed; reads and writes stay within eight floats.
+unsafe impl Lanes for Plain8 {
+    const WIDTH: usize = 8;
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller vouches for eight readable floats.
+        Self(unsafe { from.cast::<[f32; 8]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn splat(from: *const f32) -> Self {
+        // SAFETY: the caller vouches for one readable float.
+        Self([unsafe { *from }; 8])
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller vouches for eight writable floats.
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_product(mut self, a: Self, b: Self) -> Self {
+        for ((acc, a), b) in self.0.iter_mut().zip(a.0).zip(b.0) {
+            *acc += a * b;
+        }
+        self
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Lanes;
+    use std::arch::x86_64::{
+        __m256, __m512, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm512_fmadd_ps,
+        _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
+    };
+
+    macro_rules! lanes {
+        ($name:ident, $register:ty, $width:literal, $load:ident, $splat:expr, $store:ident, $fma:ident) => {
+            #[derive(Clone, Copy)]
+            pub struct $name($register);
+
+            // SAFETY: the instructions are those of the named set; reads and writes stay within the width.
+            unsafe impl Lanes for $name {
+                const WIDTH: usize = $width;
+
+                #[inline(always)]
+                unsafe fn load(from: *const f32) -> Self {
+                    // SAFETY: as the trait demands of the caller.
+                    Self(unsafe { $load(from) })
+                }
+
+                #[inline(always)]
+                unsafe fn splat(from: *const f32) -> Self {
+                    // SAFETY: as the trait demands of the caller.
+                    Self(unsafe { $splat(&*from) })
+                }
+
+                #[inline(always)]
+                unsafe fn store(self, to: *mut f32) {
+                    // SAFETY: as the trait demands of the caller.
+                    unsafe { $store(to, self.0) }
+                }
+
+                #[inline(always)]
+                unsafe fn add_product(self, a: Self, b: Self) -> Self {
+                    // SAFETY: as the trait demands of the caller.
+                    Self(unsafe { $fma(a.0, b.0, self.0) })
+                }
+            }
+        };
+    }
+
+    lanes!(Avx2, __m256, 8, _mm256_loadu_ps, _mm256_broadcast_ss, _mm256_storeu_ps, _mm256_fmadd_ps);
+    lanes!(Avx512, __m512, 16, _mm512_loadu_ps, |x: &f32| _mm512_set1_ps(*x), _mm512_storeu_ps, _mm512_fmadd_ps);
+}

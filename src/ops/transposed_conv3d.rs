@@ -1,0 +1,64 @@
+//! Transposed 3-D convolution whose kernel equals its stride, as U-Net decoders upsample.
+
+use super::cpu::conv3d::CpuTransposedConv;
+use super::cpu::{Isa, PackedWeights};
+use super::value::{Operand, ValueShape, floats, floats_mut};
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
+
+/// `ConvTranspose3d` with kernel = stride and no padding: `output.inplace_op2(&input, &op)`.
+///
+/// The output carries no normalisation (scale 1, shift 0).
+pub struct TransposedConv3d {
+    operand: Operand,
+    out: ValueShape,
+    cpu: CpuTransposedConv,
+}
+
+impl TransposedConv3d {
+    /// Packs a transposed convolution. `weight` is (in, out, z, y, x) as in PyTorch, `bias` is (out).
+    ///
+    /// # Errors
+    /// If the weight's shape does not fit the operand and the stride.
+    pub fn new(stride: [usize; 3], operand: Operand, weight: &Tensor, bias: Option<&Tensor>, isa: Isa) -> Result<Self> {
+        let (input, channels, z, y, x) = weight.dims5()?;
+        if input != operand.shape.channels || [z, y, x] != stride || stride.contains(&0) {
+            bail!(
+                "transposed convolution: weight has shape {:?}, expected [{}, channels, {stride:?}]",
+                weight.dims(),
+                operand.shape.channels
+            );
+        }
+        let values = weight.flatten_all()?.to_vec1::<f32>()?;
+        let bias = match bias {
+            Some(bias) => bias.to_vec1::<f32>()?,
+            None => vec![0.0; channels],
+        }
+        .repeat(x);
+        let weights = (0..z * y)
+            .map(|tap| {
+                PackedWeights::pack(isa, x * channels, &[input], &bias, |_, k, o| {
+                    values[((k * channels + o % channels) * z * y + tap) * x + o / channels]
+                })
+            })
+            .collect();
+        let dims = std::array::from_fn(|a| operand.shape.dims[a] * stride[a]);
+        let cpu = CpuTransposedConv { stride, weights };
+        Ok(Self { operand, out: ValueShape { dims, channels }, cpu })
+    }
+}
+
+impl InplaceOp2 for TransposedConv3d {
+    fn name(&self) -> &'static str {
+        "transposed_conv3d"
+    }
+
+    fn cpu_fwd(&self, dst: &mut CpuStorage, layout: &Layout, src: &CpuStorage, src_layout: &Layout) -> Result<()> {
+        let op = "transposed_conv3d";
+        let input = self.operand.view(floats(src, src_layout, op)?, op)?;
+        let mut out = self.out.view_mut(floats_mut(dst, layout, op)?, op)?;
+        out.scale.fill(1.0);
+        out.shift.fill(0.0);
+        self.cpu.run(&input, &mut out);
+        Ok(())
+    }
+}

@@ -1,0 +1,226 @@
+//! Every convolution kernel and instruction set against a naive one.
+
+use candle_core::{Device, Tensor};
+use pdac_cascade::ops::{
+    AccumulateTile, AddMirrored, Conv3d, ConvShape, GatherTile, InstanceNorm, Isa, Operand, TransposedConv3d, ValueShape,
+};
+use proptest::prelude::*;
+
+/// Reproducible values of order 1.
+fn noise(seed: u64, n: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// A stored value with random scale, shift and raw data, and what a reader should see of it.
+fn value(operand: Operand, seed: u64) -> (Tensor, Vec<f32>) {
+    let c = operand.shape.channels;
+    let stored = noise(seed, operand.shape.storage_len());
+    let seen = stored[2 * c..].iter().enumerate().map(|(i, &x)| {
+        let y = stored[i % c] * x + stored[c + i % c];
+        if y >= 0.0 { y } else { y * operand.negative_slope }
+    });
+    (Tensor::new(stored.as_slice(), &Device::Cpu).unwrap(), seen.collect())
+}
+
+struct Case {
+    dims: [usize; 3],
+    inputs: Vec<usize>,
+    shape: ConvShape,
+    seed: u64,
+}
+
+/// Ten lines of truth: (D, H, W, C) in, (D, H, W, out) out, in f64.
+fn naive_conv(case: &Case, inputs: &[Vec<f32>], weight: &[f32], bias: &[f32]) -> Vec<f64> {
+    let ([d, h, w], k, s) = (case.dims, case.shape.kernel, case.shape.stride);
+    let [od, oh, ow] = case.shape.out_dims(case.dims);
+    let total: usize = case.inputs.iter().sum();
+    let mut out = Vec::new();
+    for (z, y, x, o) in itertools4(od, oh, ow, case.shape.out_channels) {
+        let mut sum = f64::from(bias[o]);
+        for (kz, ky, kx, c) in itertools4(k[0], k[1], k[2], total) {
+            let at = |p: usize, s: usize, t: usize, k: usize, n: usize| (p * s + t).checked_sub(k / 2).filter(|&i| i < n);
+            let (Some(iz), Some(iy), Some(ix)) =
+                (at(z, s[0], kz, k[0], d), at(y, s[1], ky, k[1], h), at(x, s[2], kx, k[2], w))
+            else {
+                continue;
+            };
+            let (source, c0) = if c < case.inputs[0] { (0, c) } else { (1, c - case.inputs[0]) };
+            let v = inputs[source][((iz * h + iy) * w + ix) * case.inputs[source] + c0];
+            let t = weight[(((o * total + c) * k[0] + kz) * k[1] + ky) * k[2] + kx];
+            sum += f64::from(v) * f64::from(t);
+        }
+        out.push(sum);
+    }
+    out
+}
+
+fn itertools4(a: usize, b: usize, c: usize, d: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+    (0..a * b * c * d).map(move |i| (i / d / c / b, i / d / c % b, i / d % c, i % d))
+}
+
+fn check_conv(case: &Case) {
+    let operands: Vec<Operand> = case
+        .inputs
+        .iter()
+        .map(|&channels| Operand { shape: ValueShape { dims: case.dims, channels }, negative_slope: 0.01 })
+        .collect();
+    let values: Vec<_> = operands.iter().enumerate().map(|(i, &o)| value(o, case.seed + i as u64)).collect();
+    let [kz, ky, kx] = case.shape.kernel;
+    let (total, out) = (case.inputs.iter().sum::<usize>(), case.shape.out_channels);
+    let weight = noise(case.seed + 7, out * total * kz * ky * kx);
+    let bias = noise(case.seed + 8, out);
+    let seen: Vec<_> = values.iter().map(|v| v.1.clone()).collect();
+    let expected = naive_conv(case, &seen, &weight, &bias);
+    let weight = Tensor::from_vec(weight, (out, total, kz, ky, kx), &Device::Cpu).unwrap();
+    let bias = Tensor::new(bias.as_slice(), &Device::Cpu).unwrap();
+    let norm = InstanceNorm { weight: noise(3, out), bias: noise(4, out), eps: 1e-5 };
+    let shape = ValueShape { dims: case.shape.out_dims(case.dims), channels: out };
+    for isa in Isa::available() {
+        let conv = Conv3d::new(case.shape, &operands, &weight, Some(&bias), Some(norm.clone()), isa).unwrap();
+        let output = Tensor::new(noise(9, shape.storage_len()).as_slice(), &Device::Cpu).unwrap();
+        match values.as_slice() {
+            [a] => output.inplace_op2(&a.0, &conv).unwrap(),
+            [a, b] => output.inplace_op3(&a.0, &b.0, &conv).unwrap(),
+            _ => unreachable!(),
+        }
+        let got = output.to_vec1::<f32>().unwrap();
+        let tolerance = 1e-6 * (total * kz * ky * kx) as f64 + 1e-5;
+        for (i, (g, e)) in got[2 * out..].iter().zip(&expected).enumerate() {
+            assert!((f64::from(*g) - e).abs() < tolerance, "{isa:?}: element {i} is {g}, expected {e}");
+        }
+        for c in 0..out {
+            let channel: Vec<f64> = expected.iter().skip(c).step_by(out).copied().collect();
+            let mean = channel.iter().sum::<f64>() / channel.len() as f64;
+            let variance = channel.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / channel.len() as f64;
+            let scale = f64::from(norm.weight[c]) / (variance + norm.eps).sqrt();
+            let shift = f64::from(norm.bias[c]) - mean * scale;
+            let near = |a: f32, b: f64| (f64::from(a) - b).abs() < 2e-3 * (1.0 + b.abs());
+            assert!(near(got[c], scale) && near(got[out + c], shift), "{isa:?}: norm of channel {c}");
+        }
+    }
+}
+
+fn channels() -> impl Strategy<Value = usize> {
+    prop_oneof![Just(1), Just(2), Just(7), Just(8), Just(9), Just(16), Just(24), Just(33), Just(40)]
+}
+
+fn kernel() -> impl Strategy<Value = [usize; 3]> {
+    prop_oneof![Just([1, 1, 1]), Just([1, 3, 3]), Just([3, 3, 3]), Just([3, 1, 5]), Just([5, 3, 1])]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn convolution_equals_the_naive_one(
+        dims in (1usize..6, 1usize..9, 1usize..33),
+        inputs in proptest::collection::vec(channels(), 1..3),
+        out_channels in channels(),
+        kernel in kernel(),
+        stride in (1usize..3, 1usize..3, 1usize..3),
+        seed in 1u64..1000,
+    ) {
+        let shape = ConvShape { out_channels, kernel, stride: stride.into() };
+        check_conv(&Case { dims: dims.into(), inputs, shape, seed });
+    }
+
+    #[test]
+    fn transposed_convolution_equals_the_naive_one(
+        dims in (1usize..5, 1usize..6, 1usize..20),
+        input in channels(),
+        out in channels(),
+        stride in prop_oneof![Just([1, 2, 2]), Just([2, 2, 2]), Just([1, 1, 2]), Just([2, 1, 3])],
+        seed in 1u64..1000,
+    ) {
+        let dims: [usize; 3] = dims.into();
+        let operand = Operand { shape: ValueShape { dims, channels: input }, negative_slope: 0.1 };
+        let (stored, seen) = value(operand, seed);
+        let [sz, sy, sx] = stride;
+        let weight = noise(seed + 1, input * out * sz * sy * sx);
+        let bias = noise(seed + 2, out);
+        let tensor = Tensor::from_vec(weight.clone(), (input, out, sz, sy, sx), &Device::Cpu).unwrap();
+        let shape = ValueShape { dims: [dims[0] * sz, dims[1] * sy, dims[2] * sx], channels: out };
+        for isa in Isa::available() {
+            let bias_tensor = Tensor::new(bias.as_slice(), &Device::Cpu).unwrap();
+            let op = TransposedConv3d::new(stride, operand, &tensor, Some(&bias_tensor), isa).unwrap();
+            let output = Tensor::new(noise(9, shape.storage_len()).as_slice(), &Device::Cpu).unwrap();
+            output.inplace_op2(&stored, &op).unwrap();
+            let got = output.to_vec1::<f32>().unwrap();
+            prop_assert!(got[..out].iter().all(|&s| s == 1.0) && got[out..2 * out].iter().all(|&s| s == 0.0));
+            for (i, (z, y, x, o)) in itertools4(shape.dims[0], shape.dims[1], shape.dims[2], out).enumerate() {
+                let voxel = ((z / sz * dims[1] + y / sy) * dims[2] + x / sx) * input;
+                let tap = (z % sz * sy + y % sy) * sx + x % sx;
+                let expected = bias[o] + (0..input).map(|c| seen[voxel + c] * weight[(c * out + o) * sz * sy * sx + tap]).sum::<f32>();
+                prop_assert!((got[2 * out + i] - expected).abs() < 1e-4, "{isa:?}: element {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_gathered_tile_added_back_and_accumulated_is_the_image(
+        dims in (1usize..7, 1usize..8, 1usize..9),
+        tile in (1usize..9, 1usize..9, 1usize..9),
+        start in (-3isize..4, -3isize..4, -3isize..4),
+        mirroring in (any::<bool>(), any::<bool>(), any::<bool>()),
+        channels in 1usize..4,
+    ) {
+        let (image_dims, start): ([usize; 3], [isize; 3]) = (dims.into(), start.into());
+        let tile = ValueShape { dims: tile.into(), channels };
+        let mirroring = mirroring.into();
+        let image = noise(5, channels * image_dims.iter().product::<usize>());
+        let image_tensor = Tensor::new(image.as_slice(), &Device::Cpu).unwrap();
+        let input = Tensor::new(noise(6, tile.storage_len()).as_slice(), &Device::Cpu).unwrap();
+        input.inplace_op2(&image_tensor, &GatherTile { image_dims, start, tile, mirroring }).unwrap();
+        let sum = Tensor::new(noise(7, tile.data_len()).as_slice(), &Device::Cpu).unwrap();
+        let logits = Operand { shape: tile, negative_slope: 1.0 };
+        for first in [true, false] {
+            sum.inplace_op2(&input, &AddMirrored { logits, mirroring, first }).unwrap();
+        }
+        let weights = noise(8, tile.voxels());
+        let weight_tensor = Tensor::new(weights.as_slice(), &Device::Cpu).unwrap();
+        let total = Tensor::zeros(image.len(), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let accumulate = AccumulateTile { image_dims, start, tile, predictions: 2 };
+        total.inplace_op3(&sum, &weight_tensor, &accumulate).unwrap();
+        let got = total.to_vec1::<f32>().unwrap();
+        for (i, (z, y, x, c)) in itertools4(image_dims[0], image_dims[1], image_dims[2], channels).enumerate() {
+            let in_tile: Vec<isize> = [z, y, x].iter().zip(start).map(|(&p, s)| p as isize - s).collect();
+            let inside = in_tile.iter().zip(tile.dims).all(|(&p, n)| p >= 0 && (p as usize) < n);
+            let expected = if inside {
+                let voxel = image[((c * image_dims[0] + z) * image_dims[1] + y) * image_dims[2] + x];
+                let at = (in_tile[0] as usize * tile.dims[1] + in_tile[1] as usize) * tile.dims[2] + in_tile[2] as usize;
+                voxel * weights[at]
+            } else {
+                0.0
+            };
+            prop_assert!((got[i] - expected).abs() < 1e-6, "voxel {z},{y},{x} channel {c}: {} for {expected}", got[i]);
+        }
+    }
+}
+
+#[test]
+fn results_are_the_same_bits_at_any_number_of_threads() {
+    let dims = [6, 13, 20];
+    let operand = Operand { shape: ValueShape { dims, channels: 8 }, negative_slope: 0.01 };
+    let shape = ConvShape { out_channels: 16, kernel: [3; 3], stride: [1, 2, 2] };
+    let (input, _) = value(operand, 11);
+    let weight = Tensor::from_vec(noise(12, 16 * 8 * 27), (16, 8, 3, 3, 3), &Device::Cpu).unwrap();
+    let norm = InstanceNorm { weight: vec![1.0; 16], bias: vec![0.0; 16], eps: 1e-5 };
+    let conv = Conv3d::new(shape, &[operand], &weight, None, Some(norm), Isa::detect()).unwrap();
+    let out = ValueShape { dims: shape.out_dims(dims), channels: 16 };
+    let run = |threads| {
+        let output = Tensor::zeros(out.storage_len(), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| output.inplace_op2(&input, &conv)).unwrap();
+        output.to_vec1::<f32>().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+    };
+    let one = run(1);
+    assert_eq!(one, run(2));
+    assert_eq!(one, run(5));
+}
