@@ -2,7 +2,8 @@
 
 use candle_core::{Device, Tensor};
 use pdac_cascade::ops::{
-    AccumulateTile, AddMirrored, Conv3d, ConvShape, GatherTile, InstanceNorm, Isa, Operand, TransposedConv3d, ValueShape,
+    AccumulateTile, AddMirrored, Conv3d, ConvShape, GatherTile, InstanceNorm, Isa, Operand, TransposedConv3d,
+    ValueShape,
 };
 use proptest::prelude::*;
 
@@ -45,7 +46,9 @@ fn naive_conv(case: &Case, inputs: &[Vec<f32>], weight: &[f32], bias: &[f32]) ->
     for (z, y, x, o) in itertools4(od, oh, ow, case.shape.out_channels) {
         let mut sum = f64::from(bias[o]);
         for (kz, ky, kx, c) in itertools4(k[0], k[1], k[2], total) {
-            let at = |p: usize, s: usize, t: usize, k: usize, n: usize| (p * s + t).checked_sub(k / 2).filter(|&i| i < n);
+            let at = |p: usize, s: usize, t: usize, k: usize, n: usize| {
+                (p * s + t).checked_sub(k / 2).filter(|&i| i < n)
+            };
             let (Some(iz), Some(iy), Some(ix)) =
                 (at(z, s[0], kz, k[0], d), at(y, s[1], ky, k[1], h), at(x, s[2], kx, k[2], w))
             else {

@@ -183,14 +183,26 @@ impl PlanBuilder {
     }
 
     /// A convolution, normalised and activated with `negative_slope` if given.
-    pub fn conv(&mut self, parameters: String, sources: &[ValueId], shape: ConvShape, slope: Option<f32>) -> ValueId {
+    pub fn conv(
+        &mut self,
+        parameters: String,
+        sources: &[ValueId],
+        shape: ConvShape,
+        slope: Option<f32>,
+    ) -> ValueId {
         let value = ValueShape { dims: shape.out_dims(self.dims(sources[0])), channels: shape.out_channels };
         let operand = Operand { shape: value, negative_slope: slope.unwrap_or(1.0) };
         self.push(parameters, StepKind::Conv { shape, norm: slope.is_some() }, sources, operand)
     }
 
     /// A transposed convolution with kernel = stride.
-    pub fn upsample(&mut self, parameters: String, source: ValueId, channels: usize, stride: [usize; 3]) -> ValueId {
+    pub fn upsample(
+        &mut self,
+        parameters: String,
+        source: ValueId,
+        channels: usize,
+        stride: [usize; 3],
+    ) -> ValueId {
         let dims = std::array::from_fn(|a| self.dims(source)[a] * stride[a]);
         let operand = Operand { shape: ValueShape { dims, channels }, negative_slope: 1.0 };
         self.push(parameters, StepKind::Upsample { stride }, &[source], operand)

@@ -29,7 +29,14 @@ impl Weights {
             .iter()
             .map(|step| {
                 let operands: Vec<Operand> = step.sources.iter().map(|&s| plan.operand(s)).collect();
-                pack_layer(step, &operands, plan.operand(step.output).shape.channels, &parameters, norm_eps, isa)
+                pack_layer(
+                    step,
+                    &operands,
+                    plan.operand(step.output).shape.channels,
+                    &parameters,
+                    norm_eps,
+                    isa,
+                )
             })
             .collect::<Result<_>>()?;
         Ok(Self { layers })
@@ -46,9 +53,8 @@ fn pack_layer(
 ) -> Result<Layer> {
     let here = parameters.pp(&step.parameters);
     let in_channels: usize = operands.iter().map(|o| o.shape.channels).sum();
-    let bias = |of: &VarBuilder<'_>| {
-        of.contains_tensor("bias").then(|| of.get(out_channels, "bias")).transpose()
-    };
+    let bias =
+        |of: &VarBuilder<'_>| of.contains_tensor("bias").then(|| of.get(out_channels, "bias")).transpose();
     match &step.kind {
         StepKind::Conv { shape, norm } => {
             let conv = if *norm { here.pp("conv") } else { here.clone() };
@@ -60,7 +66,13 @@ fn pack_layer(
         StepKind::Upsample { stride } => {
             let [z, y, x] = *stride;
             let weight = here.get((in_channels, out_channels, z, y, x), "weight")?;
-            Ok(Layer::Upsample(TransposedConv3d::new(*stride, operands[0], &weight, bias(&here)?.as_ref(), isa)?))
+            Ok(Layer::Upsample(TransposedConv3d::new(
+                *stride,
+                operands[0],
+                &weight,
+                bias(&here)?.as_ref(),
+                isa,
+            )?))
         }
     }
 }
@@ -89,8 +101,11 @@ impl Runner {
     /// # Errors
     /// If the device refuses the memory.
     pub fn new(plan: Plan) -> Result<Self> {
-        let buffers =
-            plan.buffer_lens().iter().map(|&n| Tensor::zeros(n, DType::F32, &Device::Cpu)).collect::<Result<_>>()?;
+        let buffers = plan
+            .buffer_lens()
+            .iter()
+            .map(|&n| Tensor::zeros(n, DType::F32, &Device::Cpu))
+            .collect::<Result<_>>()?;
         Ok(Self { plan, buffers })
     }
 
@@ -118,7 +133,9 @@ impl Runner {
             let output = &self.buffers[self.plan.buffer_of(step.output)];
             let source = |i: usize| &self.buffers[self.plan.buffer_of(step.sources[i])];
             match layer {
-                Layer::Conv(conv) if step.sources.len() == 2 => output.inplace_op3(source(0), source(1), conv)?,
+                Layer::Conv(conv) if step.sources.len() == 2 => {
+                    output.inplace_op3(source(0), source(1), conv)?
+                }
                 Layer::Conv(conv) => output.inplace_op2(source(0), conv)?,
                 Layer::Upsample(up) => output.inplace_op2(source(0), up)?,
             }

@@ -68,7 +68,11 @@ impl Conv3d {
             bail!("convolution: needs one or two inputs on one grid, got {operands:?}");
         }
         if shape.kernel.iter().any(|k| k % 2 == 0 || *k > 7) || shape.stride.contains(&0) {
-            bail!("convolution: kernel {:?} must be odd and at most 7, stride {:?} positive", shape.kernel, shape.stride);
+            bail!(
+                "convolution: kernel {:?} must be odd and at most 7, stride {:?} positive",
+                shape.kernel,
+                shape.stride
+            );
         }
         let total: usize = inputs.iter().sum();
         let expected = [shape.out_channels, total, kz, ky, kx];
@@ -146,6 +150,9 @@ impl InplaceOp3 for Conv3d {
         second: &CpuStorage,
         l3: &Layout,
     ) -> Result<()> {
-        self.run(floats_mut(dst, l1, "conv3d")?, &[floats(first, l2, "conv3d")?, floats(second, l3, "conv3d")?])
+        self.run(
+            floats_mut(dst, l1, "conv3d")?,
+            &[floats(first, l2, "conv3d")?, floats(second, l3, "conv3d")?],
+        )
     }
 }

@@ -36,7 +36,13 @@ impl InplaceOp2 for GatherTile {
         "gather_tile"
     }
 
-    fn cpu_fwd(&self, dst: &mut CpuStorage, layout: &Layout, image: &CpuStorage, image_layout: &Layout) -> Result<()> {
+    fn cpu_fwd(
+        &self,
+        dst: &mut CpuStorage,
+        layout: &Layout,
+        image: &CpuStorage,
+        image_layout: &Layout,
+    ) -> Result<()> {
         let op = "gather_tile";
         let image = floats(image, image_layout, op)?;
         let [depth, height, width] = self.image_dims;
@@ -61,7 +67,8 @@ impl InplaceOp2 for GatherTile {
             for y in lines.clone() {
                 let row = &mut slice[reflect(1, y, tile_y) * tile_x * channels..][..tile_x * channels];
                 for c in 0..channels {
-                    let line = (c * depth + (z as isize + self.start[0]) as usize) * height + (y as isize + self.start[1]) as usize;
+                    let line = (c * depth + (z as isize + self.start[0]) as usize) * height
+                        + (y as isize + self.start[1]) as usize;
                     let from = line * width + (columns.start as isize + self.start[2]) as usize;
                     for (x, &v) in columns.clone().zip(&image[from..from + columns.len()]) {
                         row[reflect(2, x, tile_x) * channels + c] = v;
@@ -90,7 +97,13 @@ impl InplaceOp2 for AddMirrored {
         "add_mirrored"
     }
 
-    fn cpu_fwd(&self, dst: &mut CpuStorage, layout: &Layout, src: &CpuStorage, src_layout: &Layout) -> Result<()> {
+    fn cpu_fwd(
+        &self,
+        dst: &mut CpuStorage,
+        layout: &Layout,
+        src: &CpuStorage,
+        src_layout: &Layout,
+    ) -> Result<()> {
         let op = "add_mirrored";
         let logits = self.logits.view(floats(src, src_layout, op)?, op)?;
         let sum = floats_mut(dst, layout, op)?;
@@ -139,7 +152,13 @@ pub struct AccumulateTile {
 
 impl AccumulateTile {
     /// Calls `add(accumulator, summand)` for every class of every voxel of the tile inside the image.
-    fn for_each<T: Send>(&self, total: &mut [T], sum: &[f32], weights: &[f32], add: impl Fn(&mut T, f32) + Sync) {
+    fn for_each<T: Send>(
+        &self,
+        total: &mut [T],
+        sum: &[f32],
+        weights: &[f32],
+        add: impl Fn(&mut T, f32) + Sync,
+    ) {
         let [_, height, width] = self.image_dims;
         let ValueShape { dims: [tile_z, tile_y, tile_x], channels } = self.tile;
         let columns = inside(self.start[2], tile_x, width);
@@ -154,7 +173,8 @@ impl AccumulateTile {
             }
             for y in lines.clone() {
                 let tile_row = (tz * tile_y + y) * tile_x;
-                let row = &mut slice[(at(1, y) * width + at(2, columns.start)) * channels..][..columns.len() * channels];
+                let row = &mut slice[(at(1, y) * width + at(2, columns.start)) * channels..]
+                    [..columns.len() * channels];
                 let sums = &sum[(tile_row + columns.start) * channels..][..row.len()];
                 let weights = &weights[tile_row + columns.start..][..columns.len()];
                 for ((to, from), &w) in row.chunks_mut(channels).zip(sums.chunks(channels)).zip(weights) {
@@ -188,11 +208,18 @@ impl InplaceOp3 for AccumulateTile {
             bail!("{op}: accumulator is {:?}, expected {expected} contiguous elements", layout.shape());
         }
         if sum.len() != self.tile.data_len() || weights.len() != self.tile.voxels() {
-            bail!("{op}: tile holds {} floats and {} weights, expected {:?}", sum.len(), weights.len(), self.tile);
+            bail!(
+                "{op}: tile holds {} floats and {} weights, expected {:?}",
+                sum.len(),
+                weights.len(),
+                self.tile
+            );
         }
         match dst {
             CpuStorage::F32(total) => self.for_each(total, sum, weights, |t, v| *t += v),
-            CpuStorage::F16(total) => self.for_each(total, sum, weights, |t, v| *t = f16::from_f32(t.to_f32() + v)),
+            CpuStorage::F16(total) => {
+                self.for_each(total, sum, weights, |t, v| *t = f16::from_f32(t.to_f32() + v))
+            }
             _ => bail!("{op}: accumulator must be float32 or float16"),
         }
         Ok(())

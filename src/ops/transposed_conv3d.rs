@@ -19,7 +19,13 @@ impl TransposedConv3d {
     ///
     /// # Errors
     /// If the weight's shape does not fit the operand and the stride.
-    pub fn new(stride: [usize; 3], operand: Operand, weight: &Tensor, bias: Option<&Tensor>, isa: Isa) -> Result<Self> {
+    pub fn new(
+        stride: [usize; 3],
+        operand: Operand,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        isa: Isa,
+    ) -> Result<Self> {
         let (input, channels, z, y, x) = weight.dims5()?;
         if input != operand.shape.channels || [z, y, x] != stride || stride.contains(&0) {
             bail!(
@@ -52,7 +58,13 @@ impl InplaceOp2 for TransposedConv3d {
         "transposed_conv3d"
     }
 
-    fn cpu_fwd(&self, dst: &mut CpuStorage, layout: &Layout, src: &CpuStorage, src_layout: &Layout) -> Result<()> {
+    fn cpu_fwd(
+        &self,
+        dst: &mut CpuStorage,
+        layout: &Layout,
+        src: &CpuStorage,
+        src_layout: &Layout,
+    ) -> Result<()> {
         let op = "transposed_conv3d";
         let input = self.operand.view(floats(src, src_layout, op)?, op)?;
         let mut out = self.out.view_mut(floats_mut(dst, layout, op)?, op)?;

@@ -56,7 +56,12 @@ impl Operand {
     pub(super) fn view<'a>(&self, storage: &'a [f32], op: &str) -> Result<Activation<'a>> {
         let c = self.shape.channels;
         let Some(used) = storage.get(..self.shape.storage_len()) else {
-            bail!("{op}: input buffer holds {} floats, {:?} needs {}", storage.len(), self.shape, self.shape.storage_len())
+            bail!(
+                "{op}: input buffer holds {} floats, {:?} needs {}",
+                storage.len(),
+                self.shape,
+                self.shape.storage_len()
+            )
         };
         let (scale, rest) = used.split_at(c);
         let (shift, raw) = rest.split_at(c);
@@ -94,7 +99,11 @@ pub(super) fn floats<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> 
 }
 
 /// The `f32` elements of a contiguous CPU tensor, for writing.
-pub(super) fn floats_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout, op: &str) -> Result<&'a mut [f32]> {
+pub(super) fn floats_mut<'a>(
+    storage: &'a mut CpuStorage,
+    layout: &Layout,
+    op: &str,
+) -> Result<&'a mut [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(all), Some((start, end))) => Ok(&mut all[start..end]),
         _ => bail!("{op}: needs a contiguous float32 tensor"),

@@ -18,7 +18,8 @@ impl Affine {
     pub fn of(value: &Activation<'_>) -> Self {
         let slope = value.operand.negative_slope;
         let repeat = RUN.div_ceil(value.scale.len());
-        let identity = slope == 1.0 && value.scale.iter().all(|&s| s == 1.0) && value.shift.iter().all(|&s| s == 0.0);
+        let identity =
+            slope == 1.0 && value.scale.iter().all(|&s| s == 1.0) && value.shift.iter().all(|&s| s == 0.0);
         Self { scale: value.scale.repeat(repeat), shift: value.shift.repeat(repeat), slope, identity }
     }
 

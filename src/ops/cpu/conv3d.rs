@@ -49,8 +49,12 @@ impl CpuConv {
             })
             .map(|(z, y, out)| {
                 let rows = y..y + out.len() / row_len;
-                let task = ConvTask { conv: self, sources, affines: &affines, z, rows, width, out, moments };
-                dispatch(self.weights.isa, task)
+                let affines = &affines;
+                SCRATCH_BUFFER.with_borrow_mut(|scratch| {
+                    let task =
+                        ConvTask { conv: self, sources, affines, z, rows, width, out, moments, scratch };
+                    dispatch(self.weights.isa, task)
+                })
             })
             .collect();
         moments.then(|| {
@@ -84,6 +88,7 @@ struct ConvTask<'a> {
     width: usize,
     out: &'a mut [f32],
     moments: bool,
+    scratch: &'a mut Vec<f32>,
 }
 
 /// The input indices that taps `0..kernel` of output `position` read, cut to the image, with the first such tap.
@@ -109,24 +114,25 @@ struct Copied {
 impl Vectorised for ConvTask<'_> {
     type Output = Option<Moments>;
 
+    // No closure around the kernel: it would be a function without the target feature.
     #[inline(always)]
     unsafe fn run<W: Lanes, N: Lanes>(mut self) -> Option<Moments> {
         let all = std::mem::take(&mut self.out);
-        SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-            let mut copied = [Copied { at: 0, z_from: 0, y_from: 0, height: 0, row: 0, end: 0 }; 2];
-            let mut end = 0;
-            for (s, copied) in copied.iter_mut().enumerate().take(self.sources.len()) {
-                *copied = self.copy_rows(s, end, scratch);
-                end = copied.end;
-            }
-            let row_len = self.width * self.conv.weights.out_channels;
-            let mut segments = [Segment { input: 0, step: 0, weights: 0 }; MAX_SEGMENTS];
-            for (y, out) in self.rows.clone().zip(all.chunks_mut(row_len)) {
-                let used = self.segments(y, &copied, &mut segments);
-                // SAFETY: the instruction set is the caller's promise.
-                unsafe { row::<W, N>(&self.conv.weights, &segments[..used], scratch, self.width, out) };
-            }
-        });
+        let mut scratch = std::mem::take(self.scratch);
+        let mut copied = [Copied { at: 0, z_from: 0, y_from: 0, height: 0, row: 0, end: 0 }; 2];
+        let mut end = 0;
+        for (s, copied) in copied.iter_mut().enumerate().take(self.sources.len()) {
+            *copied = self.copy_rows(s, end, &mut scratch);
+            end = copied.end;
+        }
+        let row_len = self.width * self.conv.weights.out_channels;
+        let mut segments = [Segment { input: 0, step: 0, weights: 0 }; MAX_SEGMENTS];
+        for (y, out) in self.rows.clone().zip(all.chunks_mut(row_len)) {
+            let used = self.segments(y, &copied, &mut segments);
+            // SAFETY: the instruction set is the caller's promise.
+            unsafe { row::<W, N>(&self.conv.weights, &segments[..used], &scratch, self.width, out) };
+        }
+        *self.scratch = scratch;
         self.moments.then(|| Moments::of(all, self.conv.weights.out_channels))
     }
 }
@@ -205,16 +211,25 @@ impl CpuTransposedConv {
         let out_row = width * self.weights[0].out_channels;
         let affine = Affine::of(source);
         // One task writes the stride_y output rows of each input row of one output slice.
-        out.raw
-            .par_chunks_mut(height * stride_y * out_row)
-            .enumerate()
-            .take(depth * stride_z)
-            .for_each(|(z, slice)| {
+        out.raw.par_chunks_mut(height * stride_y * out_row).enumerate().take(depth * stride_z).for_each(
+            |(z, slice)| {
                 let from = z / stride_z * height * width * channels;
                 let raw = &source.raw[from..from + height * width * channels];
                 let weights = &self.weights[z % stride_z * stride_y..][..stride_y];
-                dispatch(self.weights[0].isa, TransposedTask { weights, affine: &affine, raw, channels, width, out: slice });
-            });
+                SCRATCH_BUFFER.with_borrow_mut(|scratch| {
+                    let task = TransposedTask {
+                        weights,
+                        affine: &affine,
+                        raw,
+                        channels,
+                        width,
+                        out: slice,
+                        scratch,
+                    };
+                    dispatch(self.weights[0].isa, task);
+                });
+            },
+        );
     }
 }
 
@@ -227,6 +242,7 @@ struct TransposedTask<'a> {
     channels: usize,
     width: usize,
     out: &'a mut [f32],
+    scratch: &'a mut Vec<f32>,
 }
 
 impl Vectorised for TransposedTask<'_> {
@@ -234,21 +250,19 @@ impl Vectorised for TransposedTask<'_> {
 
     #[inline(always)]
     unsafe fn run<W: Lanes, N: Lanes>(self) {
-        SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-            let row_len = self.width * self.channels;
-            if scratch.len() < row_len {
-                scratch.resize(row_len, 0.0);
+        let row_len = self.width * self.channels;
+        if self.scratch.len() < row_len {
+            self.scratch.resize(row_len, 0.0);
+        }
+        let scratch = &mut self.scratch[..row_len];
+        let segment = [Segment { input: 0, step: self.channels, weights: 0 }];
+        let mut out_rows = self.out.chunks_mut(self.width * self.weights[0].out_channels);
+        for raw in self.raw.chunks(row_len) {
+            self.affine.apply(raw, scratch);
+            for (weights, out) in self.weights.iter().zip(&mut out_rows) {
+                // SAFETY: the instruction set is the caller's promise.
+                unsafe { row::<W, N>(weights, &segment, scratch, self.width, out) };
             }
-            let scratch = &mut scratch[..row_len];
-            let segment = [Segment { input: 0, step: self.channels, weights: 0 }];
-            let mut out_rows = self.out.chunks_mut(self.width * self.weights[0].out_channels);
-            for raw in self.raw.chunks(row_len) {
-                self.affine.apply(raw, scratch);
-                for (weights, out) in self.weights.iter().zip(&mut out_rows) {
-                    // SAFETY: the instruction set is the caller's promise.
-                    unsafe { row::<W, N>(weights, &segment, scratch, self.width, out) };
-                }
-            }
-        });
+        }
     }
 }

@@ -130,7 +130,8 @@ pub(super) unsafe fn row<W: Lanes, N: Lanes>(
     }
     let calls = positions.div_ceil(MAX_POSITIONS);
     for (b, block) in packed.blocks.iter().enumerate() {
-        let mut raw = [RawSegment { input: scratch.as_ptr(), step: 0, weights: scratch.as_ptr(), len: 0 }; MAX_SEGMENTS];
+        let mut raw = [RawSegment { input: scratch.as_ptr(), step: 0, weights: scratch.as_ptr(), len: 0 };
+            MAX_SEGMENTS];
         let mut start = 0;
         for call in 0..calls {
             let end = positions * (call + 1) / calls;
@@ -144,7 +145,10 @@ pub(super) unsafe fn row<W: Lanes, N: Lanes>(
                 };
             }
             let out = &mut out[start * packed.out_channels + block.first..];
-            assert!(out.len() >= (end - start - 1) * packed.out_channels + block.valid, "output row too short");
+            assert!(
+                out.len() >= (end - start - 1) * packed.out_channels + block.valid,
+                "output row too short"
+            );
             let to = Output { to: out.as_mut_ptr(), stride: packed.out_channels, valid: block.valid };
             let bias = &packed.biases[b];
             let raw = &raw[..segments.len()];
@@ -174,7 +178,12 @@ struct Output {
 
 /// Chooses the kernel for a number of positions.
 #[inline(always)]
-unsafe fn positions_of<L: Lanes, const V: usize>(n: usize, segments: &[RawSegment], bias: &[f32], out: Output) {
+unsafe fn positions_of<L: Lanes, const V: usize>(
+    n: usize,
+    segments: &[RawSegment],
+    bias: &[f32],
+    out: Output,
+) {
     macro_rules! choose {
         ($($p:literal)*) => {
             match n {
@@ -190,42 +199,81 @@ unsafe fn positions_of<L: Lanes, const V: usize>(n: usize, segments: &[RawSegmen
 /// `P` output positions of `V` vectors of output channels.
 #[inline(always)]
 unsafe fn tile<L: Lanes, const P: usize, const V: usize>(segments: &[RawSegment], bias: &[f32], out: Output) {
+    // No closures or iterators over vectors here: they would be functions without the target feature.
     // SAFETY: the bias holds V vectors; the segments and the output were checked by `row`.
     unsafe {
-        let start: [L; V] = std::array::from_fn(|v| L::load(bias.as_ptr().add(v * L::WIDTH)));
+        let start = load::<L, V>(bias.as_ptr());
         let mut acc = [start; P];
         for s in segments {
             let mut weights = s.weights;
+            let step = s.step;
             // Four bases and small multiples of the step address all positions with few registers.
-            let mut bases: [*const f32; 4] = std::array::from_fn(|i| s.input.wrapping_add(4 * i * s.step));
+            let (mut base0, mut base1) = (s.input, s.input.wrapping_add(4 * step));
+            let (mut base2, mut base3) = (s.input.wrapping_add(8 * step), s.input.wrapping_add(12 * step));
             for _ in 0..s.len {
-                let w: [L; V] = std::array::from_fn(|v| L::load(weights.add(v * L::WIDTH)));
-                for p in 0..P {
-                    let x = L::splat(bases[p / 4].add((p % 4) * s.step));
-                    for v in 0..V {
+                let w = load::<L, V>(weights);
+                let bases = [base0, base1, base2, base3];
+                let mut p = 0;
+                while p < P {
+                    let x = L::splat(bases[p / 4].wrapping_add((p % 4) * step));
+                    let mut v = 0;
+                    while v < V {
                         acc[p][v] = acc[p][v].add_product(x, w[v]);
+                        v += 1;
                     }
+                    p += 1;
                 }
                 weights = weights.add(V * L::WIDTH);
-                for base in &mut bases {
-                    *base = base.wrapping_add(1);
-                }
+                base0 = base0.wrapping_add(1);
+                base1 = base1.wrapping_add(1);
+                base2 = base2.wrapping_add(1);
+                base3 = base3.wrapping_add(1);
             }
         }
-        for (p, vectors) in acc.into_iter().enumerate() {
+        let mut p = 0;
+        while p < P {
             let to = out.to.add(p * out.stride);
             if out.valid == V * L::WIDTH {
-                for (v, vector) in vectors.into_iter().enumerate() {
-                    vector.store(to.add(v * L::WIDTH));
-                }
+                store::<L, V>(&acc[p], to);
             } else {
                 let mut all = [0f32; 32];
-                for (v, vector) in vectors.into_iter().enumerate() {
-                    vector.store(all.as_mut_ptr().add(v * L::WIDTH));
-                }
+                store::<L, V>(&acc[p], all.as_mut_ptr());
                 std::ptr::copy_nonoverlapping(all.as_ptr(), to, out.valid);
             }
+            p += 1;
         }
+    }
+}
+
+/// `V` consecutive vectors.
+///
+/// # Safety
+/// As [`Lanes`] demands.
+#[inline(always)]
+unsafe fn load<L: Lanes, const V: usize>(from: *const f32) -> [L; V] {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let mut vectors = [L::load(from); V];
+        let mut v = 1;
+        while v < V {
+            vectors[v] = L::load(from.add(v * L::WIDTH));
+            v += 1;
+        }
+        vectors
+    }
+}
+
+/// Writes `V` consecutive vectors.
+///
+/// # Safety
+/// As [`Lanes`] demands.
+#[inline(always)]
+unsafe fn store<L: Lanes, const V: usize>(vectors: &[L; V], to: *mut f32) {
+    let mut v = 0;
+    while v < V {
+        // SAFETY: passed on from the caller.
+        unsafe { vectors[v].store(to.add(v * L::WIDTH)) };
+        v += 1;
     }
 }
 

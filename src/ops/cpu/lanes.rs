@@ -59,12 +59,12 @@ pub(super) use x86::{Avx2, Avx512};
 mod x86 {
     use super::Lanes;
     use std::arch::x86_64::{
-        __m256, __m512, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm512_fmadd_ps,
-        _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
+        __m256, __m512, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_storeu_ps,
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
     };
 
     macro_rules! lanes {
-        ($name:ident, $register:ty, $width:literal, $load:ident, $splat:expr, $store:ident, $fma:ident) => {
+        ($name:ident, $register:ty, $width:literal, $load:ident, $splat:ident, $store:ident, $fma:ident) => {
             #[derive(Clone, Copy)]
             pub struct $name($register);
 
@@ -81,7 +81,7 @@ mod x86 {
                 #[inline(always)]
                 unsafe fn splat(from: *const f32) -> Self {
                     // SAFETY: as the trait demands of the caller.
-                    Self(unsafe { $splat(&*from) })
+                    Self(unsafe { $splat!(from) })
                 }
 
                 #[inline(always)]
@@ -99,6 +99,17 @@ mod x86 {
         };
     }
 
-    lanes!(Avx2, __m256, 8, _mm256_loadu_ps, _mm256_broadcast_ss, _mm256_storeu_ps, _mm256_fmadd_ps);
-    lanes!(Avx512, __m512, 16, _mm512_loadu_ps, |x: &f32| _mm512_set1_ps(*x), _mm512_storeu_ps, _mm512_fmadd_ps);
+    macro_rules! splat256 {
+        ($from:expr) => {
+            _mm256_broadcast_ss(&*$from)
+        };
+    }
+    macro_rules! splat512 {
+        ($from:expr) => {
+            _mm512_set1_ps(*$from)
+        };
+    }
+
+    lanes!(Avx2, __m256, 8, _mm256_loadu_ps, splat256, _mm256_storeu_ps, _mm256_fmadd_ps);
+    lanes!(Avx512, __m512, 16, _mm512_loadu_ps, splat512, _mm512_storeu_ps, _mm512_fmadd_ps);
 }

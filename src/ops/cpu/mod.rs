@@ -34,7 +34,9 @@ impl Isa {
         {
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
             match self {
-                Self::Avx512 => avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl"),
+                Self::Avx512 => {
+                    avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl")
+                }
                 Self::Avx2 => avx2,
                 Self::Portable => true,
             }
