@@ -1,1 +1,387 @@
-//! To come.
+//! From channels on a scan's grid to a segmentation on the same grid, as nnU-Net v2 predicts.
+//!
+//! Source: nnU-Net v2, `predict_from_raw_data.py` and `default_preprocessor.py: run_case_npy`.
+
+use super::export::{Segmentation, SegmentationRequest, segment};
+use super::model_folder::ModelFolder;
+use super::preprocessing::{BoundingBox, NormalizationError, nonzero_box, nonzero_mask, normalise, permute, transpose};
+use super::resampling::{new_shape, resample_image};
+use super::sliding_window::{Accumulate, Tiling, importance_map, mirrorings};
+use super::ModelError;
+use crate::network::{PlanError, Runner, Weights};
+use crate::ops::{AccumulateTile, AddMirrored, DivideByWeights, GatherTile, Isa, Mirroring};
+use candle_core::{DType, Device, Storage, Tensor};
+use half::f16;
+use ndarray::{Array3, ArrayView4};
+use std::path::PathBuf;
+
+/// How a model is run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PredictOptions {
+    /// Distance of neighbouring tiles in patches, in (0, 1]; nnU-Net's default is 0.5.
+    pub step: f64,
+    /// Average over mirrored copies along the axes that the checkpoint allows.
+    pub mirroring: bool,
+    /// Arithmetic of the sums over tiles and folds.
+    pub accumulate: Accumulate,
+    /// Instruction set of the CPU kernels.
+    pub isa: Isa,
+}
+
+/// Why a prediction failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PredictError {
+    /// The model folder.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The patch does not fit the network.
+    #[error("{path}: {source}", path = path.display())]
+    Plan {
+        /// The model folder.
+        path: PathBuf,
+        /// What does not fit.
+        source: PlanError,
+    },
+    /// Intensities that the model's normalisation cannot take.
+    #[error(transparent)]
+    Normalization(#[from] NormalizationError),
+    /// Wrong number of channels or differing shapes.
+    #[error("{path}: the model reads {expected} channels of one shape, got {got}", path = path.display())]
+    Channels {
+        /// The model folder.
+        path: PathBuf,
+        /// Channels of the model.
+        expected: usize,
+        /// What was given.
+        got: String,
+    },
+    /// float16 accumulation overflowed, which nnU-Net refuses too.
+    #[error("logits overflow float16 accumulators; use float32 accumulation")]
+    HalfOverflow,
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// The observer asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Told of every tile that is done; returns `false` to stop.
+pub type TileObserver<'a> = &'a (dyn Fn(TileProgress) -> bool + 'a);
+
+/// How far a prediction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TileProgress {
+    /// Tiles done, over all folds; mirrored copies count as one tile.
+    pub done: usize,
+    /// All tiles.
+    pub total: usize,
+}
+
+/// A scan as the network sees it, and how to get back.
+#[derive(Debug, Clone)]
+pub struct Preprocessed {
+    /// Normalised, resampled channels in the network's axis order, each (z, y, x).
+    pub channels: Vec<Array3<f32>>,
+    /// Shape before cropping, network's axis order.
+    pub full_shape: [usize; 3],
+    /// Non-zero box, network's axis order.
+    pub crop: BoundingBox,
+    /// Spacing of the scan in mm, network's axis order.
+    pub spacing: [f64; 3],
+}
+
+impl Preprocessed {
+    /// Transposes, crops to non-zero, normalises and resamples a scan's channels, in this order.
+    ///
+    /// `channels` are (z, y, x) arrays of the stored values, `spacing` is (z, y, x) in mm.
+    ///
+    /// # Errors
+    /// If the number of channels or their shapes are wrong, or the normalisation cannot take the intensities.
+    pub fn new(model: &ModelFolder, channels: Vec<Array3<f32>>, spacing: [f64; 3]) -> Result<Self, PredictError> {
+        let configuration = &model.configuration;
+        let expected = configuration.normalization.len();
+        let shapes: Vec<_> = channels.iter().map(|c| c.shape().to_vec()).collect();
+        if channels.len() != expected || shapes.windows(2).any(|w| w[0] != w[1]) {
+            let got = format!("{shapes:?}");
+            return Err(PredictError::Channels { path: model.path.clone(), expected, got });
+        }
+        let channels: Vec<_> = channels.into_iter().map(|c| transpose(c, model.transpose_forward)).collect();
+        let spacing = permute(spacing, model.transpose_forward);
+        let (z, y, x) = channels[0].dim();
+        let full_shape = [z, y, x];
+        let crop = nonzero_box(&channels.iter().map(Array3::view).collect::<Vec<_>>());
+        let cropped: Vec<_> = channels.into_iter().map(|c| cut(c, &crop)).collect();
+        let masked = configuration.normalization.iter().any(super::plans::ChannelNormalization::needs_mask);
+        let mask = masked.then(|| nonzero_mask(&cropped.iter().map(Array3::view).collect::<Vec<_>>()));
+        let target = new_shape(crop.shape(), spacing, configuration.spacing).map(|n| n.max(1));
+        let mut resampled = Vec::with_capacity(cropped.len());
+        for (mut channel, normalization) in cropped.into_iter().zip(&configuration.normalization) {
+            normalise(normalization, &mut channel, mask.as_ref())?;
+            let resampling = &configuration.data_resampling;
+            resampled.push(resample_image(channel, target, spacing, configuration.spacing, resampling));
+        }
+        Ok(Self { channels: resampled, full_shape, crop, spacing })
+    }
+
+    /// Shape of the network's image (z, y, x), before padding.
+    pub fn shape(&self) -> [usize; 3] {
+        let (z, y, x) = self.channels[0].dim();
+        [z, y, x]
+    }
+
+    /// Takes the channels out, as one flat (channel, z, y, x) tensor; a single one is moved, not copied.
+    fn take_tensor(&mut self) -> candle_core::Result<Tensor> {
+        let mut channels = std::mem::take(&mut self.channels).into_iter();
+        let first = channels.next().unwrap_or_default();
+        let mut flat = first.as_standard_layout().into_owned().into_raw_vec_and_offset().0;
+        for channel in channels {
+            flat.extend(channel.iter());
+        }
+        let len = flat.len();
+        Tensor::from_vec(flat, len, &Device::Cpu)
+    }
+}
+
+/// The box's part of an array; the array itself where the box is all of it.
+fn cut(array: Array3<f32>, crop: &BoundingBox) -> Array3<f32> {
+    if array.shape() == crop.shape() { array } else { crop.crop(&array).as_standard_layout().into_owned() }
+}
+
+/// Averaged logits on the network's grid.
+#[derive(Debug, Clone)]
+pub struct Logits {
+    /// (z, y, x, heads), flattened, float32.
+    values: Tensor,
+    /// Grid (z, y, x).
+    pub shape: [usize; 3],
+    /// Segmentation heads.
+    pub heads: usize,
+    /// Whether they are, and are to stay, float16 values.
+    pub half: bool,
+}
+
+impl Logits {
+    /// Calls `read` with the logits, (z, y, x, heads).
+    ///
+    /// # Errors
+    /// If they are not in the CPU's memory.
+    pub fn with_view<R>(&self, read: impl FnOnce(ArrayView4<'_, f32>) -> R) -> candle_core::Result<R> {
+        let (storage, layout) = self.values.storage_and_layout();
+        let ([d, h, w], Storage::Cpu(cpu), Some((start, end))) = (self.shape, &*storage, layout.contiguous_offsets())
+        else {
+            candle_core::bail!("logits: expected contiguous float32 values on the CPU, got {:?}", self.values)
+        };
+        let values = &cpu.as_slice::<f32>()?[start..end];
+        let view = ArrayView4::from_shape((d, h, w, self.heads), values).map_err(candle_core::Error::wrap)?;
+        Ok(read(view))
+    }
+}
+
+/// A model ready to predict.
+pub struct Predictor<'m> {
+    model: &'m ModelFolder,
+    options: PredictOptions,
+    runner: Runner,
+    mirrorings: Vec<Mirroring>,
+}
+
+impl<'m> Predictor<'m> {
+    /// Plans the model's network for its patch.
+    ///
+    /// # Errors
+    /// If the patch does not fit the network or memory is refused.
+    pub fn new(model: &'m ModelFolder, options: PredictOptions) -> Result<Self, PredictError> {
+        let configuration = &model.configuration;
+        let plan = configuration
+            .network
+            .plan(configuration.patch_size)
+            .map_err(|source| PredictError::Plan { path: model.path.clone(), source })?;
+        let axes: &[usize] = if options.mirroring { &model.mirroring_axes } else { &[] };
+        Ok(Self { model, options, runner: Runner::new(plan)?, mirrorings: mirrorings(axes) })
+    }
+
+    /// Segments a scan: preprocessing, all folds over all tiles, export.
+    ///
+    /// `channels` are (z, y, x) arrays of the stored values, `spacing` is (z, y, x) in mm.
+    ///
+    /// # Errors
+    /// See [`PredictError`].
+    pub fn segment(
+        &self,
+        channels: Vec<Array3<f32>>,
+        spacing: [f64; 3],
+        request: SegmentationRequest,
+        observer: TileObserver<'_>,
+    ) -> Result<Segmentation, PredictError> {
+        let mut scan = Preprocessed::new(self.model, channels, spacing)?;
+        let logits = self.logits(&mut scan, observer)?;
+        Ok(segment(self.model, &scan, &logits, request)?)
+    }
+
+    /// Logits averaged over tiles, mirrored copies and folds. The scan's channels are taken out of it.
+    ///
+    /// # Errors
+    /// See [`PredictError`].
+    pub fn logits(&self, scan: &mut Preprocessed, observer: TileObserver<'_>) -> Result<Logits, PredictError> {
+        let shape = scan.shape();
+        let image = scan.take_tensor()?;
+        let configuration = &self.model.configuration;
+        let tiling = Tiling::new(shape, configuration.patch_size, self.options.step);
+        let weights = importance_map(configuration.patch_size, self.options.accumulate);
+        let sums = self.weight_sums(&tiling, &weights)?;
+        let weights = Tensor::new(weights.as_slice(), &Device::Cpu)?;
+        let total = self.model.folds.len() * tiling.starts.len();
+        let mut done = 0;
+        let mut halves = HalfMean::new(self.model.folds.len());
+        let mut accumulator = self.new_accumulator(shape)?;
+        for (i, fold) in self.model.folds.iter().enumerate() {
+            let tensors = self.model.load_fold(*fold)?;
+            let fold = Weights::pack(self.runner.plan(), tensors, configuration.network.norm_eps, self.options.isa)?;
+            if self.options.accumulate == Accumulate::Float16 && i > 0 {
+                accumulator = self.new_accumulator(shape)?;
+            }
+            for &start in &tiling.starts {
+                self.predict_tile(&image, shape, start, &fold, &weights, &accumulator)?;
+                done += 1;
+                if !observer(TileProgress { done, total }) {
+                    return Err(PredictError::Interrupted);
+                }
+            }
+            if self.options.accumulate == Accumulate::Float16 {
+                halves.add(&accumulator.to_vec1()?, &sums)?;
+            }
+        }
+        let values = match self.options.accumulate {
+            Accumulate::Float32 => {
+                let predictions = self.model.folds.len();
+                accumulator.inplace_op1(&DivideByWeights { weights: sums, predictions })?;
+                accumulator
+            }
+            Accumulate::Float16 => halves.mean()?,
+        };
+        Ok(Logits { values, shape, heads: self.heads(), half: self.options.accumulate == Accumulate::Float16 })
+    }
+
+    /// The network's raw output on one tile, no mirroring, (z, y, x, heads) flattened.
+    ///
+    /// # Errors
+    /// See [`PredictError`].
+    pub fn raw_tile(&self, mut scan: Preprocessed, start: [isize; 3]) -> Result<Vec<f32>, PredictError> {
+        let configuration = &self.model.configuration;
+        let tensors = self.model.load_fold(self.model.folds[0])?;
+        let weights = Weights::pack(self.runner.plan(), tensors, configuration.network.norm_eps, self.options.isa)?;
+        let sum = self.new_tile_sum()?;
+        let shape = scan.shape();
+        self.add_prediction(&scan.take_tensor()?, shape, start, [false; 3], true, &weights, &sum)?;
+        Ok(sum.to_vec1()?)
+    }
+
+    fn heads(&self) -> usize {
+        self.runner.plan().operand(self.runner.plan().output()).shape.channels
+    }
+
+    fn new_tile_sum(&self) -> candle_core::Result<Tensor> {
+        let plan = self.runner.plan();
+        Tensor::zeros(plan.operand(plan.output()).shape.data_len(), DType::F32, &Device::Cpu)
+    }
+
+    fn new_accumulator(&self, shape: [usize; 3]) -> candle_core::Result<Tensor> {
+        let dtype = match self.options.accumulate {
+            Accumulate::Float32 => DType::F32,
+            Accumulate::Float16 => DType::F16,
+        };
+        Tensor::zeros(shape.iter().product::<usize>() * self.heads(), dtype, &Device::Cpu)
+    }
+
+    /// Adds one tile's mean over mirrorings to the accumulator.
+    fn predict_tile(
+        &self,
+        image: &Tensor,
+        shape: [usize; 3],
+        start: [isize; 3],
+        fold: &Weights,
+        weights: &Tensor,
+        accumulator: &Tensor,
+    ) -> Result<(), PredictError> {
+        let plan = self.runner.plan();
+        let sum = self.new_tile_sum()?;
+        for (i, &mirroring) in self.mirrorings.iter().enumerate() {
+            self.add_prediction(image, shape, start, mirroring, i == 0, fold, &sum)?;
+        }
+        let tile = plan.operand(plan.output()).shape;
+        let predictions = self.mirrorings.len();
+        let accumulate = AccumulateTile { image_dims: shape, start, tile, predictions };
+        Ok(accumulator.inplace_op3(&sum, weights, &accumulate)?)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one network call needs all of them")]
+    fn add_prediction(
+        &self,
+        image: &Tensor,
+        image_dims: [usize; 3],
+        start: [isize; 3],
+        mirroring: Mirroring,
+        first: bool,
+        fold: &Weights,
+        sum: &Tensor,
+    ) -> Result<(), PredictError> {
+        let plan = self.runner.plan();
+        let tile = plan.operand(plan.input()).shape;
+        self.runner.input().inplace_op2(image, &GatherTile { image_dims, start, tile, mirroring })?;
+        self.runner.run(fold)?;
+        let logits = plan.operand(plan.output());
+        Ok(sum.inplace_op2(self.runner.output(), &AddMirrored { logits, mirroring, first })?)
+    }
+
+    /// Sum of the tiles' weights at every voxel.
+    fn weight_sums(&self, tiling: &Tiling, weights: &[f32]) -> Result<Vec<f32>, PredictError> {
+        let plan = self.runner.plan();
+        let tile = crate::ops::ValueShape { channels: 1, ..plan.operand(plan.input()).shape };
+        let ones = Tensor::ones(tile.voxels(), DType::F32, &Device::Cpu)?;
+        let weights = Tensor::new(weights, &Device::Cpu)?;
+        let dtype = if self.options.accumulate == Accumulate::Float16 { DType::F16 } else { DType::F32 };
+        let sums = Tensor::zeros(tiling.image.iter().product::<usize>(), dtype, &Device::Cpu)?;
+        for &start in &tiling.starts {
+            let accumulate = AccumulateTile { image_dims: tiling.image, start, tile, predictions: 1 };
+            sums.inplace_op3(&ones, &weights, &accumulate)?;
+        }
+        Ok(sums.to_dtype(DType::F32)?.to_vec1()?)
+    }
+}
+
+/// The mean over folds with every result rounded to float16.
+struct HalfMean {
+    folds: usize,
+    sum: Vec<f16>,
+}
+
+impl HalfMean {
+    fn new(folds: usize) -> Self {
+        Self { folds, sum: Vec::new() }
+    }
+
+    /// Adds one fold's weighted sums, (voxels, heads), divided by the voxels' weights.
+    fn add(&mut self, fold: &[f16], weights: &[f32]) -> Result<(), PredictError> {
+        let heads = fold.len() / weights.len();
+        let first = self.sum.is_empty();
+        self.sum.resize(fold.len(), f16::ZERO);
+        for (i, (&v, sum)) in fold.iter().zip(&mut self.sum).enumerate() {
+            let logit = f16::from_f32(v.to_f32() / weights[i / heads]);
+            *sum = if first { logit } else { f16::from_f32(sum.to_f32() + logit.to_f32()) };
+            if !sum.is_finite() {
+                return Err(PredictError::HalfOverflow);
+            }
+        }
+        Ok(())
+    }
+
+    /// The mean as a float32 tensor of float16 values.
+    fn mean(self) -> candle_core::Result<Tensor> {
+        let folds = self.folds as f32;
+        let divide = |v: &f16| if self.folds > 1 { f16::from_f32(v.to_f32() / folds).to_f32() } else { v.to_f32() };
+        let mean: Vec<f32> = self.sum.iter().map(divide).collect();
+        let len = mean.len();
+        Tensor::from_vec(mean, len, &Device::Cpu)
+    }
+}

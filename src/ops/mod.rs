@@ -15,6 +15,6 @@ mod value;
 
 pub use conv3d::{Conv3d, ConvShape, InstanceNorm};
 pub use cpu::Isa;
-pub use tile::{AccumulateTile, AddMirrored, GatherTile, Mirroring};
+pub use tile::{AccumulateTile, AddMirrored, DivideByWeights, GatherTile, Mirroring};
 pub use transposed_conv3d::TransposedConv3d;
 pub use value::{Operand, ValueShape};

@@ -1,7 +1,7 @@
 //! Moving tiles between the image, the network and the accumulator.
 
 use super::value::{Operand, ValueShape, floats, floats_mut};
-use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, bail};
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, bail};
 use half::f16;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -222,6 +222,35 @@ impl InplaceOp3 for AccumulateTile {
             }
             _ => bail!("{op}: accumulator must be float32 or float16"),
         }
+        Ok(())
+    }
+}
+
+/// Turns weighted sums into means: `accumulator.inplace_op1(&op)`.
+///
+/// The accumulator is a flat (D, H, W, classes) float32 tensor.
+pub struct DivideByWeights {
+    /// Sum of the tiles' weights per voxel.
+    pub weights: Vec<f32>,
+    /// How often every tile was accumulated (the number of folds).
+    pub predictions: usize,
+}
+
+impl InplaceOp1 for DivideByWeights {
+    fn name(&self) -> &'static str {
+        "divide_by_weights"
+    }
+
+    fn cpu_fwd(&self, dst: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let sums = floats_mut(dst, layout, "divide_by_weights")?;
+        let channels = sums.len() / self.weights.len().max(1);
+        if channels == 0 || sums.len() != channels * self.weights.len() {
+            bail!("divide_by_weights: {} sums do not belong to {} weights", sums.len(), self.weights.len());
+        }
+        let n = self.predictions as f32;
+        sums.par_chunks_mut(channels).zip(&self.weights).with_min_len(4096).for_each(|(voxel, &weight)| {
+            voxel.iter_mut().for_each(|v| *v /= weight * n);
+        });
         Ok(())
     }
 }
