@@ -3,6 +3,8 @@
 //! The golden volumes and answers are made by `scripts/reference/make_candidate_vectors.py`; the shared data
 //! holds the package's own test suite.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use ndarray::Array3;
 use pdac_cascade::detection::{CandidateOptions, LesionCandidates, extract_lesion_candidates};
 use serde_json::{Value, json};
@@ -31,7 +33,7 @@ fn index_bytes(found: &LesionCandidates) -> Vec<u8> {
 
 fn extract(volume: &Array3<f32>, options: &Value) -> LesionCandidates {
     let options: CandidateOptions = serde_json::from_value(options.clone()).unwrap();
-    extract_lesion_candidates(volume.view(), &options).unwrap()
+    extract_lesion_candidates(volume, &options).unwrap()
 }
 
 fn golden_volumes() -> BTreeMap<String, Array3<f32>> {

@@ -7,7 +7,7 @@
 
 use super::candidate_options::{CandidateOptions, Confidence, DynamicVersion, Threshold};
 use crate::imaging::components::{Components, Connectivity, Run};
-use ndarray::{Array3, ArrayView3, s};
+use ndarray::{Array3, ArrayRef3, s};
 
 /// Dynamic extraction ends when nothing as probable as this is left.
 const STOPPING_PROBABILITY: f32 = 0.01;
@@ -77,7 +77,7 @@ impl LesionCandidates {
 /// # Errors
 /// [`CandidateError::NotFinite`] for the first probability that is infinite or not a number.
 pub fn extract_lesion_candidates(
-    probabilities: ArrayView3<'_, f32>,
+    probabilities: &ArrayRef3<f32>,
     options: &CandidateOptions,
 ) -> Result<LesionCandidates, CandidateError> {
     if let Some((voxel, &value)) = probabilities.indexed_iter().find(|(_, value)| !value.is_finite()) {
@@ -100,7 +100,7 @@ pub fn extract_lesion_candidates(
 /// Every large enough component of the voxels at or above one threshold
 /// (`extract_lesion_candidates_static`).
 fn extract_above(
-    probabilities: ArrayView3<'_, f32>,
+    probabilities: &ArrayRef3<f32>,
     threshold: f32,
     confidence: Confidence,
     options: &CandidateOptions,
@@ -115,7 +115,7 @@ fn extract_above(
 /// The most confident component at a fraction of what is left's maximum, again and again
 /// (`extract_lesion_candidates_dynamic`).
 fn extract_one_by_one(
-    probabilities: ArrayView3<'_, f32>,
+    probabilities: &ArrayRef3<f32>,
     version: DynamicVersion,
     confidence: Confidence,
     options: &CandidateOptions,
@@ -123,13 +123,13 @@ fn extract_one_by_one(
     let mut left = probabilities.to_owned();
     let mut found = LesionCandidates::none(left.dim());
     while found.confidences.len() < options.num_lesions_to_extract {
-        let peak = maximum(left.view());
+        let peak = maximum(&left);
         if peak < STOPPING_PROBABILITY {
             break;
         }
         let index = found.confidences.len() as u32 + 1;
         let threshold = peak / options.dynamic_threshold_factor.as_f32();
-        let blobs = find_blobs(left.view(), threshold, confidence, options);
+        let blobs = find_blobs(&left, threshold, confidence, options);
         match (most_confident(blobs), version) {
             (Some(blob), _) => {
                 if !(options.remove_adjacent_lesion_candidates && found.touches(&blob.runs)) {
@@ -165,7 +165,7 @@ struct Blob {
 /// The 26-connected components of the positive voxels at or above `threshold`, without the small ones, in
 /// raster order of their first voxels.
 fn find_blobs(
-    probabilities: ArrayView3<'_, f32>,
+    probabilities: &ArrayRef3<f32>,
     threshold: f32,
     confidence: Confidence,
     options: &CandidateOptions,
@@ -178,8 +178,7 @@ fn find_blobs(
         }
     }
     let blob = |(label, runs): (u32, Vec<Run>)| {
-        let values =
-            runs.iter().flat_map(|run| probabilities.slice_move(s![run.z, run.y, run.start..run.stop]));
+        let values = runs.iter().flat_map(|run| probabilities.slice(s![run.z, run.y, run.start..run.stop]));
         let confidence = round(aggregate(values.copied(), confidence), options.max_prob_round_decimals);
         Blob { runs, label, confidence }
     };
@@ -187,7 +186,7 @@ fn find_blobs(
 }
 
 /// The first of the blobs with the largest `f32` confidence; `None` if there is none above 0.
-fn most_confident(blobs: Vec<Blob>) -> Option<Blob> {
+fn most_confident(blobs: impl IntoIterator<Item = Blob>) -> Option<Blob> {
     let mut best: Option<Blob> = None;
     for blob in blobs {
         if blob.confidence as f32 > best.as_ref().map_or(0.0, |b| b.confidence as f32) {
@@ -220,7 +219,7 @@ fn round(confidence: f64, decimals: Option<u8>) -> f64 {
 }
 
 /// The largest value, negative infinity if there is none.
-fn maximum(values: ArrayView3<'_, f32>) -> f32 {
+fn maximum(values: &ArrayRef3<f32>) -> f32 {
     values.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
@@ -233,7 +232,7 @@ mod tests {
         for (name, threshold) in Threshold::NAMED {
             let options = CandidateOptions { threshold, ..CandidateOptions::default() };
             for shape in [(3, 4, 5), (0, 4, 5)] {
-                let found = extract_lesion_candidates(Array3::zeros(shape).view(), &options).unwrap();
+                let found = extract_lesion_candidates(&Array3::zeros(shape), &options).unwrap();
                 assert_eq!(found, LesionCandidates::none(shape), "{name}");
                 assert_eq!(found.likelihood(), 0.0);
             }
@@ -244,8 +243,7 @@ mod tests {
     fn a_value_that_is_not_finite_is_named() {
         let mut probabilities = Array3::zeros((3, 4, 5));
         probabilities[(1, 2, 3)] = f32::NAN;
-        let error =
-            extract_lesion_candidates(probabilities.view(), &CandidateOptions::default()).unwrap_err();
+        let error = extract_lesion_candidates(&probabilities, &CandidateOptions::default()).unwrap_err();
         assert_eq!(
             error.to_string(),
             "probability of voxel (z, y, x) = (1, 2, 3): expected a finite value, got NaN"
@@ -257,7 +255,7 @@ mod tests {
         let mut probabilities = Array3::zeros((1, 5, 20));
         probabilities.slice_mut(s![0, 0, 0..12]).fill(0.5);
         probabilities[(0, 3, 3)] = 0.9;
-        let found = extract_lesion_candidates(probabilities.view(), &CandidateOptions::default()).unwrap();
+        let found = extract_lesion_candidates(&probabilities, &CandidateOptions::default()).unwrap();
         assert_eq!(found.confidences, [(1, 0.5)]);
         assert_eq!(found.likelihood(), 0.5);
         assert_eq!(found.index_map.iter().filter(|&&i| i == 1).count(), 12);

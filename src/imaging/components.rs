@@ -1,6 +1,7 @@
 //! Connected components of a 3-D mask, found as runs of voxels joined by union-find.
 
-use ndarray::{Array3, ArrayView3};
+use ndarray::{Array3, ArrayRef1, ArrayRef3};
+use std::ops::Range;
 
 /// Which voxels count as neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,26 +54,22 @@ impl Components {
     /// The components of those voxels of `array` (z, y, x) that `is_inside` accepts.
     ///
     /// Linear in the number of voxels, one look at each; memory is proportional to the number of runs.
-    pub fn find<T>(
-        array: ArrayView3<'_, T>,
-        connectivity: Connectivity,
-        is_inside: impl Fn(&T) -> bool,
-    ) -> Self {
+    pub fn find<T>(array: &ArrayRef3<T>, connectivity: Connectivity, is_inside: impl Fn(&T) -> bool) -> Self {
         let (nz, ny, nx) = array.dim();
         let mut runs = Runs::new(connectivity);
         let mut line_starts = Vec::with_capacity(nz * ny + 1);
         for z in 0..nz {
             for y in 0..ny {
                 line_starts.push(runs.runs.len());
-                runs.push_line(z, y, array.slice(ndarray::s![z, y, ..]), &is_inside);
+                runs.push_line(z, y, &array.slice(ndarray::s![z, y, ..]), &is_inside);
                 let this = line_starts[z * ny + y]..runs.runs.len();
                 let line = |z: usize, y: usize| line_starts[z * ny + y]..line_starts[z * ny + y + 1];
                 if y > 0 {
-                    runs.join(this.clone(), line(z, y - 1));
+                    runs.join(&this, &line(z, y - 1));
                 }
                 if z > 0 {
                     for above in runs.rows_above(y, ny) {
-                        runs.join(this.clone(), line(z - 1, above));
+                        runs.join(&this, &line(z - 1, above));
                     }
                 }
             }
@@ -97,7 +94,7 @@ impl Components {
 
 /// The labels of a mask's connected components, numbered as `scipy.ndimage.label` does: in the raster order
 /// (z, y, x) of each component's first voxel.
-pub fn label(mask: ArrayView3<'_, bool>, connectivity: Connectivity) -> Labels {
+pub fn label(mask: &ArrayRef3<bool>, connectivity: Connectivity) -> Labels {
     Components::find(mask, connectivity, |&inside| inside).to_labels()
 }
 
@@ -115,13 +112,7 @@ impl Runs {
     }
 
     /// Appends the runs of one line.
-    fn push_line<T>(
-        &mut self,
-        z: usize,
-        y: usize,
-        line: ndarray::ArrayView1<'_, T>,
-        is_inside: impl Fn(&T) -> bool,
-    ) {
+    fn push_line<T>(&mut self, z: usize, y: usize, line: &ArrayRef1<T>, is_inside: impl Fn(&T) -> bool) {
         let mut start = None;
         for (x, value) in line.iter().enumerate() {
             match (is_inside(value), start) {
@@ -144,7 +135,7 @@ impl Runs {
     }
 
     /// Rows of the slice before that touch row `y`.
-    fn rows_above(&self, y: usize, rows: usize) -> std::ops::Range<usize> {
+    fn rows_above(&self, y: usize, rows: usize) -> Range<usize> {
         match self.connectivity {
             Connectivity::Faces => y..y + 1,
             Connectivity::Corners => y.saturating_sub(1)..(y + 2).min(rows),
@@ -152,7 +143,7 @@ impl Runs {
     }
 
     /// Unites the runs of two neighbouring lines that touch.
-    fn join(&mut self, this: std::ops::Range<usize>, other: std::ops::Range<usize>) {
+    fn join(&mut self, this: &Range<usize>, other: &Range<usize>) {
         let reach = match self.connectivity {
             Connectivity::Faces => 0,
             Connectivity::Corners => 1,
@@ -249,12 +240,12 @@ mod tests {
         #[test]
         fn labels_are_those_of_a_flood_fill(mask in any_mask(), corners: bool) {
             let connectivity = if corners { Connectivity::Corners } else { Connectivity::Faces };
-            prop_assert_eq!(label(mask.view(), connectivity), label_naively(&mask, connectivity));
+            prop_assert_eq!(label(&mask, connectivity), label_naively(&mask, connectivity));
         }
 
         #[test]
         fn sizes_are_the_label_counts(mask in any_mask()) {
-            let components = Components::find(mask.view(), Connectivity::Corners, |&inside| inside);
+            let components = Components::find(&mask, Connectivity::Corners, |&inside| inside);
             let labels = components.to_labels().labels;
             for (index, &size) in components.sizes.iter().enumerate() {
                 prop_assert_eq!(labels.iter().filter(|&&l| l as usize == index + 1).count(), size);
@@ -265,7 +256,7 @@ mod tests {
         fn a_view_in_another_memory_order_gives_the_same_labels(mask in any_mask()) {
             let reversed_axes = mask.view().reversed_axes();
             prop_assert_eq!(
-                label(reversed_axes, Connectivity::Faces),
+                label(&reversed_axes, Connectivity::Faces),
                 label_naively(&reversed_axes.as_standard_layout().to_owned(), Connectivity::Faces)
             );
         }
@@ -275,16 +266,16 @@ mod tests {
     fn a_comb_is_one_component_although_its_teeth_meet_last() {
         let mut mask = Array3::from_elem((1, 5, 9), false);
         mask.slice_mut(ndarray::s![0, .., ..;2]).fill(true);
-        assert_eq!(label(mask.view(), Connectivity::Faces).count, 5);
+        assert_eq!(label(&mask, Connectivity::Faces).count, 5);
         mask.slice_mut(ndarray::s![0, 4, ..]).fill(true);
-        let joined = label(mask.view(), Connectivity::Faces);
+        let joined = label(&mask, Connectivity::Faces);
         assert_eq!(joined.count, 1);
         assert_eq!(joined.labels.iter().filter(|&&l| l == 1).count(), 5 * 5 + 4);
     }
 
     #[test]
     fn an_empty_mask_has_no_component() {
-        assert_eq!(label(Array3::from_elem((3, 4, 5), false).view(), Connectivity::Corners).count, 0);
-        assert_eq!(label(Array3::from_elem((0, 4, 5), true).view(), Connectivity::Corners).count, 0);
+        assert_eq!(label(&Array3::from_elem((3, 4, 5), false), Connectivity::Corners).count, 0);
+        assert_eq!(label(&Array3::from_elem((0, 4, 5), true), Connectivity::Corners).count, 0);
     }
 }

@@ -28,7 +28,7 @@ fn dilate_along(mask: &Array3<bool>, axis: Axis, radius: usize) -> Array3<bool> 
         for (to, from) in [(low, high), (high, low)] {
             Zip::from(dilated.slice_axis_mut(axis, to))
                 .and(mask.slice_axis(axis, from))
-                .for_each(|d, &m| *d |= m);
+                .par_for_each(|d, &m| *d |= m);
         }
     }
     dilated
@@ -40,7 +40,7 @@ fn dilate_along(mask: &Array3<bool>, axis: Axis, radius: usize) -> Array3<bool> 
 /// Equals `scipy.ndimage.binary_fill_holes(mask)`, which nnU-Net applies in
 /// `preprocessing/cropping/cropping.py: create_nonzero_mask`.
 pub fn fill_holes(mask: &Array3<bool>) -> Array3<bool> {
-    let background = Components::find(mask.view(), Connectivity::Faces, |&inside| !inside);
+    let background = Components::find(mask, Connectivity::Faces, |&inside| !inside);
     let [nz, ny, nx] = background.shape;
     let mut is_open = vec![false; background.count()];
     for run in &background.runs {
