@@ -1,0 +1,199 @@
+//! Logits resampled a few output slices at a time, so that their volume at the image's resolution never exists.
+
+use super::{Resampling, clip::Clip, separate_axis};
+use crate::imaging::resampling::{AxisOperator, weighted_channels, weighted_rows};
+use ndarray::{Array4, ArrayView4, ArrayViewMut4, CowArray, Ix4};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Output rows per task; neighbours share the input slices' weighted sum.
+const ROWS_PER_TASK: usize = 32;
+
+/// Logits on the network's grid, and how to get any slices of them on the image's.
+///
+/// Each channel comes out as [`super::resample_image`] would make it, to `f32` rounding.
+#[derive(Debug)]
+pub struct SlabResampler<'a> {
+    logits: CowArray<'a, f32, Ix4>,
+    operators: [AxisOperator; 3],
+    clip: Option<Clip>,
+    round_to_half: bool,
+}
+
+impl<'a> SlabResampler<'a> {
+    /// A resampler of `logits` (z, y, x, channels) to `new_shape` (z, y, x).
+    ///
+    /// The spacings (mm, in the array's axis order) only decide whether an axis is treated on its own; at export the
+    /// current one is the plans' and the new one the image's. Logits in another than the standard layout are copied.
+    pub fn new(
+        logits: ArrayView4<'a, f32>,
+        new_shape: [usize; 3],
+        current_spacing: [f64; 3],
+        new_spacing: [f64; 3],
+        resampling: &Resampling,
+    ) -> Self {
+        let (z, y, x, _) = logits.dim();
+        let logits = if logits.is_standard_layout() {
+            CowArray::from(logits)
+        } else {
+            CowArray::from(logits.as_standard_layout().into_owned())
+        };
+        let separate = separate_axis(resampling.force_separate_z(), current_spacing, new_spacing);
+        let operators = resampling.operators([z, y, x], new_shape, separate);
+        let changes = [z, y, x] != new_shape;
+        let clip = (changes && resampling.clips()).then(|| Clip::to_range_of(logits.view(), separate, &operators));
+        Self { logits, operators, clip, round_to_half: false }
+    }
+
+    /// The same with results rounded to `float16` values, ties to even.
+    ///
+    /// nnU-Net's `resample_data_or_seg_to_shape` returns the type it was given, which for logits is `float16`;
+    /// `resample_torch_fornnunet` returns `float32`.
+    #[must_use]
+    pub fn round_to_half(self, round_to_half: bool) -> Self {
+        Self { round_to_half, ..self }
+    }
+
+    /// Shape of the whole output (z, y, x).
+    pub fn output_shape(&self) -> [usize; 3] {
+        self.operators.each_ref().map(AxisOperator::output_len)
+    }
+
+    /// Number of channels.
+    pub fn channels(&self) -> usize {
+        self.logits.dim().3
+    }
+
+    /// The output slices `z`: an array (`z.len()`, y, x, channels).
+    ///
+    /// # Panics
+    /// If `z` reaches beyond the output, which is a programming error.
+    pub fn slab(&self, z: Range<usize>) -> Array4<f32> {
+        let [_, height, width] = self.output_shape();
+        let mut out = Array4::zeros((z.len(), height, width, self.channels()));
+        self.slab_into(z, out.view_mut());
+        out
+    }
+
+    /// Writes the output slices `z` to `out`, an array (`z.len()`, y, x, channels) in standard layout.
+    ///
+    /// # Panics
+    /// If `z` reaches beyond the output or `out` has another shape or layout, which are programming errors.
+    pub fn slab_into(&self, z: Range<usize>, mut out: ArrayViewMut4<'_, f32>) {
+        let [depth, height, width] = self.output_shape();
+        let channels = self.channels();
+        assert!(z.end <= depth, "slices {z:?} of {depth}");
+        assert_eq!(out.dim(), (z.len(), height, width, channels), "shape of the slab");
+        assert!(out.is_standard_layout(), "layout of the slab");
+        let row = width * channels;
+        let Some(out) = out.as_slice_mut().filter(|out| !out.is_empty()) else { return };
+        out.par_chunks_mut(height * row).zip(z).for_each(|(slice, z)| {
+            let tasks = slice.par_chunks_mut(ROWS_PER_TASK * row).enumerate();
+            tasks.for_each_init(Scratch::default, |scratch, (task, rows)| {
+                self.rows(z, task * ROWS_PER_TASK, rows, scratch);
+            });
+        });
+    }
+
+    /// The output rows of slice `z` from row `first_y` on: along z, then y, then x.
+    fn rows(&self, z: usize, first_y: usize, rows: &mut [f32], scratch: &mut Scratch) {
+        let [across_slices, across_rows, along_rows] = &self.operators;
+        let (_, height, width, channels) = self.logits.dim();
+        let row_in = width * channels;
+        let row_out = along_rows.output_len() * channels;
+        let ys = first_y..first_y + rows.len() / row_out;
+        let needed = rows_needed(across_rows, ys.clone());
+
+        let (first, weights) = across_slices.row(z);
+        let logits = self.logits.as_slice().unwrap_or(&[]);
+        let source = &logits[(first * height + needed.start) * row_in..];
+        let needed_len = needed.len() * row_in;
+        let band = if let [1.0] = weights {
+            &source[..needed_len]
+        } else {
+            scratch.band.resize(needed_len, 0.0);
+            weighted_rows(&mut scratch.band, source, height * row_in, weights);
+            &scratch.band
+        };
+        scratch.row.resize(row_in, 0.0);
+        for (out, y) in rows.chunks_exact_mut(row_out).zip(ys) {
+            let (first, weights) = across_rows.row(y);
+            let source = &band[(first - needed.start) * row_in..];
+            let line = if let [1.0] = weights {
+                &source[..row_in]
+            } else {
+                weighted_rows(&mut scratch.row, source, row_in, weights);
+                &scratch.row
+            };
+            if along_rows.is_identity() {
+                out.copy_from_slice(line);
+            } else {
+                weighted_channels(out, line, channels, along_rows);
+            }
+            if let Some(clip) = &self.clip {
+                clip.row(out, z, y);
+            }
+            if self.round_to_half {
+                out.iter_mut().for_each(|v| *v = to_half(*v));
+            }
+        }
+    }
+}
+
+/// Memory that a thread keeps from task to task.
+#[derive(Default)]
+struct Scratch {
+    /// The input rows that a task needs, already resampled along z.
+    band: Vec<f32>,
+    /// One row, already resampled along z and y.
+    row: Vec<f32>,
+}
+
+/// The input rows that the output rows `ys` are made of.
+fn rows_needed(operator: &AxisOperator, ys: Range<usize>) -> Range<usize> {
+    let first = |y| operator.row(y).0;
+    let start = ys.clone().map(first).min().unwrap_or(0);
+    let end = ys.map(first).max().map_or(0, |f| f + operator.taps());
+    start..end
+}
+
+/// The `float16` value nearest to `v`, ties to even, as `f32`; infinite from 65520 on.
+///
+/// Without branches and tables, so that it runs on vectors; `half`'s conversion is scalar where F16C is not assumed.
+#[inline]
+fn to_half(v: f32) -> f32 {
+    const SMALLEST_NORMAL: f32 = 6.103_515_6e-5;
+    const OVERFLOW: f32 = 65520.0;
+    let magnitude = v.abs();
+    // float16 keeps 10 of the 23 fraction bits.
+    let bits = magnitude.to_bits();
+    let normal = f32::from_bits(bits.wrapping_add(0xfff + (bits >> 13 & 1)) & !0x1fff);
+    // Subnormal float16 are multiples of 2^-24, which is the last place of f32 between 0.5 and 1.
+    let subnormal = (magnitude + 0.5) - 0.5;
+    let rounded = if magnitude < SMALLEST_NORMAL { subnormal } else { normal };
+    let bounded = if magnitude >= OVERFLOW { f32::INFINITY } else { rounded };
+    let finite_or_infinite = bounded.copysign(v);
+    if v.is_nan() { v } else { finite_or_infinite }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::to_half;
+    use half::f16;
+
+    #[test]
+    fn half_rounding_is_that_of_the_half_crate() {
+        // Every half, its neighbours in single precision, and the ties between halves with theirs.
+        for bits in 0..=u16::MAX {
+            let value = f16::from_bits(bits).to_f32();
+            let next = f16::from_bits(bits.wrapping_add(1)).to_f32();
+            for v in [value, (value + next) / 2.0, 65519.996, 65520.0, 1e30] {
+                for v in [v, v.next_up(), v.next_down()] {
+                    let expected = f16::from_f32(v).to_f32();
+                    let same = to_half(v).to_bits() == expected.to_bits() || v.is_nan() && to_half(v).is_nan();
+                    assert!(same, "{v:e}: {:e}, not {expected:e}", to_half(v));
+                }
+            }
+        }
+    }
+}
