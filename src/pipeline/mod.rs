@@ -1,1 +1,54 @@
-//! To come.
+//! One file per published system, and the recipe that configures it.
+
+pub mod panorama;
+pub mod recipe;
+pub mod roi;
+
+pub use panorama::{Detection, Panorama};
+pub use recipe::Recipe;
+
+use crate::detection::CandidateError;
+use crate::nnunet::ModelError;
+use crate::nnunet::predictor::{PredictError, TileProgress};
+use std::path::PathBuf;
+
+/// Why a pipeline could not be set up or run.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The recipe is missing, malformed or contradicts its models.
+    #[error("{path}: {what}", path = path.display())]
+    Recipe {
+        /// The recipe.
+        path: PathBuf,
+        /// What, expected, got.
+        what: String,
+    },
+    /// A model folder.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A network.
+    #[error(transparent)]
+    Predict(#[from] PredictError),
+    /// The lesion probabilities.
+    #[error(transparent)]
+    Candidates(#[from] CandidateError),
+}
+
+/// Told how a pipeline gets on.
+pub trait Observer {
+    /// A stage begins, and with it the previous one ends.
+    fn stage(&self, name: &'static str);
+    /// A network has done another tile; `false` stops the run with [`PredictError::Interrupted`].
+    fn tile(&self, progress: TileProgress) -> bool;
+}
+
+/// An observer that does not look.
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    fn stage(&self, _name: &'static str) {}
+
+    fn tile(&self, _progress: TileProgress) -> bool {
+        true
+    }
+}

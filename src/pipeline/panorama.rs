@@ -1,0 +1,231 @@
+//! The PANORAMA baseline: pancreas at low resolution, lesion around it at full resolution, detection map.
+//!
+//! Source: the baseline container of the PANORAMA challenge (contrast-enhanced CT, pancreatic ductal adenocarcinoma).
+
+use super::recipe::{IfNoPancreas, ModelRun, PanoramaRecipe};
+use super::roi::{after_nifti, corners, region_of_interest};
+use super::{Observer, PipelineError, Recipe};
+use crate::detection::{LesionCandidates, extract_lesion_candidates};
+use crate::imaging::morphology::dilate_cube;
+use crate::imaging::resampling::itk_resample_to_spacing;
+use crate::imaging::{Geometry, Volume};
+use crate::nnunet::dataset::OutputKind;
+use crate::nnunet::export::{Decision, Segmentation, SegmentationRequest};
+use crate::nnunet::model_folder::ModelFolder;
+use crate::nnunet::predictor::{PredictOptions, Predictor};
+use crate::nnunet::preprocessing::BoundingBox;
+use crate::nnunet::sliding_window::Accumulate;
+use crate::ops::Isa;
+use ndarray::{Array3, s};
+use std::path::{Path, PathBuf};
+
+/// What a user may change about the arithmetic without touching the recipe.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ExecutionOptions {
+    /// Arithmetic of the sums over tiles and folds.
+    pub accumulate: Accumulate,
+    /// Instruction set of the CPU kernels.
+    pub isa: Isa,
+}
+
+impl Default for ExecutionOptions {
+    fn default() -> Self {
+        Self { accumulate: Accumulate::default(), isa: Isa::detect() }
+    }
+}
+
+/// The cascade with its models checked.
+#[derive(Debug, Clone)]
+pub struct Panorama {
+    recipe: PanoramaRecipe,
+    pancreas: ModelFolder,
+    lesion: ModelFolder,
+}
+
+/// What the first stage found.
+#[derive(Debug, Clone)]
+pub struct Located {
+    /// Labels on the low-resolution grid.
+    pub labels: Volume<u16>,
+    /// Region for the second stage, (z, y, x) on the scan's grid; `None` if there is no pancreas.
+    pub roi: Option<BoundingBox>,
+}
+
+/// What the cascade says about a scan.
+#[derive(Debug, Clone)]
+pub struct Detection {
+    /// One constant confidence per lesion candidate, 0 elsewhere; the scan's grid.
+    pub map: Volume<f32>,
+    /// Largest confidence, 0 if there is no candidate.
+    pub likelihood: f32,
+    /// Number of candidates.
+    pub candidates: usize,
+    /// Region that was searched; `None` if no pancreas was found and the recipe asks for an empty map then.
+    pub roi: Option<BoundingBox>,
+}
+
+impl Panorama {
+    /// Reads a recipe and checks the models that it names, without reading their weights.
+    ///
+    /// # Errors
+    /// If the recipe or a model folder is not usable, or they contradict each other.
+    pub fn open(recipe_file: &Path) -> Result<Self, PipelineError> {
+        let Recipe::Panorama(recipe) = Recipe::read(recipe_file)?;
+        let pancreas = recipe.pancreas.model.open(recipe_file)?;
+        let lesion = recipe.lesion.model.open(recipe_file)?;
+        let panorama = Self { recipe, pancreas, lesion };
+        panorama.check().map_err(|what| PipelineError::Recipe { path: recipe_file.to_owned(), what })?;
+        Ok(panorama)
+    }
+
+    /// The recipe's remark on its weights.
+    pub fn note(&self) -> Option<&str> {
+        self.recipe.note.as_deref()
+    }
+
+    /// The model folders with the stage that they serve.
+    pub fn models(&self) -> [(&'static str, &ModelFolder); 2] {
+        [("pancreas", &self.pancreas), ("lesion", &self.lesion)]
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for (stage, model) in self.models() {
+            let channels = model.dataset.input_channels();
+            if channels != 1 {
+                return Err(format!("{stage}.model reads {channels} channels, the cascade gives it 1"));
+            }
+        }
+        let OutputKind::Labels { classes } = self.lesion.dataset.output else {
+            return Err("lesion.model predicts regions, the cascade needs labels".to_owned());
+        };
+        let label = self.recipe.lesion.lesion_label;
+        let masked = self.recipe.mask.iter().flat_map(|m| m.labels.iter().copied());
+        match masked.chain([label]).find(|&l| usize::from(l) >= classes) {
+            Some(unknown) => Err(format!("label {unknown} is asked for, lesion.model has labels 0 to {}", classes - 1)),
+            None if label == 0 => Err("lesion.lesion_label is 0, which is the background".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs the whole cascade on a CT (HU).
+    ///
+    /// # Errors
+    /// If a network cannot run or the observer stops it.
+    pub fn run(&self, ct: &Volume<f32>, options: ExecutionOptions, observer: &dyn Observer) -> Result<Detection, PipelineError> {
+        let located = self.locate_pancreas(ct, options, observer)?;
+        let roi = match (located.roi, self.recipe.roi.if_no_pancreas) {
+            (Some(roi), _) => roi,
+            (None, IfNoPancreas::WholeImage) => {
+                tracing::warn!("no pancreas found: searching the whole image");
+                BoundingBox { start: [0; 3], stop: ct.geometry.shape }
+            }
+            (None, IfNoPancreas::ZeroMap) => {
+                tracing::warn!("no pancreas found: the detection map is all zero and the likelihood 0");
+                let map = Volume::new(Array3::zeros(ct.geometry.shape), ct.geometry);
+                return Ok(Detection { map, likelihood: 0.0, candidates: 0, roi: None });
+            }
+        };
+        let segmentation = self.segment_lesion(ct, &roi, options, observer)?;
+        observer.stage("candidates");
+        let candidates = self.extract_candidates(segmentation)?;
+        let mut map = Array3::zeros(ct.geometry.shape);
+        map.slice_mut(slice_of(&roi)).assign(&candidates.detection_map);
+        Ok(Detection {
+            map: Volume::new(map, ct.geometry),
+            likelihood: candidates.likelihood(),
+            candidates: candidates.confidences.len(),
+            roi: Some(roi),
+        })
+    }
+
+    /// First stage: the pancreas at low resolution, and the region of the scan around it.
+    ///
+    /// # Errors
+    /// If the network cannot run or the observer stops it.
+    pub fn locate_pancreas(
+        &self,
+        ct: &Volume<f32>,
+        options: ExecutionOptions,
+        observer: &dyn Observer,
+    ) -> Result<Located, PipelineError> {
+        observer.stage("low resolution");
+        let stage = &self.recipe.pancreas;
+        let [x, y, z] = stage.spacing_mm_xyz;
+        let low = itk_resample_to_spacing(ct, [z, y, x], stage.outside_value);
+        let geometry = after_nifti(&low.geometry);
+        observer.stage("pancreas");
+        let request = SegmentationRequest { decision: Decision::Probabilities, probability_of: None };
+        let segmentation = predict(&self.pancreas, &stage.model, options, low.data, &geometry, request, observer)?;
+        let labels = Volume::new(segmentation.labels, geometry);
+        let margin = self.recipe.roi.margin_mm_xyz;
+        let roi = corners(&labels.data).map(|c| region_of_interest(&ct.geometry, &geometry, c, margin));
+        Ok(Located { labels, roi })
+    }
+
+    /// Second stage: labels and lesion probability on the region's voxels.
+    ///
+    /// # Errors
+    /// If the network cannot run or the observer stops it.
+    pub fn segment_lesion(
+        &self,
+        ct: &Volume<f32>,
+        roi: &BoundingBox,
+        options: ExecutionOptions,
+        observer: &dyn Observer,
+    ) -> Result<Segmentation, PipelineError> {
+        observer.stage("lesion");
+        let stage = &self.recipe.lesion;
+        let crop = ct.data.slice(slice_of(roi)).as_standard_layout().into_owned();
+        let geometry = after_nifti(&Geometry { shape: roi.shape(), ..ct.geometry });
+        let request = SegmentationRequest {
+            decision: Decision::Probabilities,
+            probability_of: Some(usize::from(stage.lesion_label)),
+        };
+        predict(&self.lesion, &stage.model, options, crop, &geometry, request, observer)
+    }
+
+    /// Lesion probabilities near the pancreas, cut into candidates.
+    ///
+    /// # Errors
+    /// If a probability is not finite.
+    pub fn extract_candidates(&self, segmentation: Segmentation) -> Result<LesionCandidates, PipelineError> {
+        let probability = self.masked_probability(segmentation);
+        Ok(extract_lesion_candidates(&probability, &self.recipe.candidates)?)
+    }
+
+    /// Lesion probability, zero outside the dilated mask.
+    pub fn masked_probability(&self, segmentation: Segmentation) -> Array3<f32> {
+        let mut probability = segmentation.probability.unwrap_or_default();
+        if let Some(mask) = &self.recipe.mask {
+            let near = segmentation.labels.mapv(|label| mask.labels.contains(&label));
+            let near = dilate_cube(&near, mask.dilation_voxels);
+            probability.zip_mut_with(&near, |p, &near| *p = if near { *p } else { 0.0 });
+        }
+        probability
+    }
+}
+
+fn slice_of(region: &BoundingBox) -> ndarray::SliceInfo<[ndarray::SliceInfoElem; 3], ndarray::Ix3, ndarray::Ix3> {
+    let [z, y, x] = std::array::from_fn(|a| region.start[a]..region.stop[a]);
+    s![z, y, x]
+}
+
+fn predict(
+    model: &ModelFolder,
+    run: &ModelRun,
+    options: ExecutionOptions,
+    data: Array3<f32>,
+    geometry: &Geometry,
+    request: SegmentationRequest,
+    observer: &dyn Observer,
+) -> Result<Segmentation, PipelineError> {
+    let ExecutionOptions { accumulate, isa } = options;
+    let options = PredictOptions { step: run.step, mirroring: run.mirroring, accumulate, isa };
+    let predictor = Predictor::new(model, options)?;
+    Ok(predictor.segment(vec![data], geometry.spacing, request, &|progress| observer.tile(progress))?)
+}
+
+/// The recipe's usual place in a folder of weights.
+pub fn recipe_in(weights: &Path) -> PathBuf {
+    weights.join("panorama").join("pipeline.json")
+}

@@ -1,0 +1,165 @@
+//! `pipeline.json`: which models a system runs, and every number of its pre- and post-processing.
+
+use super::PipelineError;
+use crate::detection::CandidateOptions;
+use crate::nnunet::model_folder::{Fold, ModelFolder};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// The recipe of a system, as the JSON file has it. Every key is required unless it says otherwise; unknown keys
+/// are errors.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(tag = "system", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Recipe {
+    /// The PANORAMA baseline's cascade.
+    Panorama(PanoramaRecipe),
+}
+
+/// Numbers of the PANORAMA cascade.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PanoramaRecipe {
+    /// Remark on the weights, logged at every run (optional).
+    #[serde(default)]
+    pub note: Option<String>,
+    /// First stage: finds the pancreas in the low-resolution scan.
+    pub pancreas: PancreasStage,
+    /// Region around the pancreas that the second stage sees.
+    pub roi: Roi,
+    /// Second stage: segments the lesion.
+    pub lesion: LesionStage,
+    /// Where lesion probabilities count; `null`: everywhere.
+    pub mask: Option<Mask>,
+    /// How lesion candidates are extracted.
+    pub candidates: CandidateOptions,
+}
+
+/// A model folder and how it is run.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelRun {
+    /// Trained-model folder (`…/Trainer__Plans__configuration`), relative to the recipe.
+    pub folder: PathBuf,
+    /// Folds whose logits are averaged: numbers, or `"all"`.
+    pub folds: Vec<Fold>,
+    /// Checkpoint name without extension.
+    pub checkpoint: String,
+    /// Average over mirrored copies along the axes that the checkpoint allows.
+    pub mirroring: bool,
+    /// Distance of neighbouring tiles in patches, in (0, 1].
+    pub step: f64,
+}
+
+/// The low-resolution stage.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PancreasStage {
+    /// The network.
+    pub model: ModelRun,
+    /// Spacing in mm (x, y, z) of the low-resolution scan.
+    pub spacing_mm_xyz: [f64; 3],
+    /// Value of low-resolution voxels outside the scan.
+    pub outside_value: f32,
+}
+
+/// The region of interest.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Roi {
+    /// Margin in mm (x, y, z) around the pancreas' bounding box.
+    pub margin_mm_xyz: [f64; 3],
+    /// What to do when no pancreas is found.
+    pub if_no_pancreas: IfNoPancreas,
+}
+
+/// What to do when the first stage finds no pancreas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IfNoPancreas {
+    /// Write an all-zero detection map and likelihood 0.
+    ZeroMap,
+    /// Search the whole image for lesions.
+    WholeImage,
+}
+
+/// The full-resolution stage.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LesionStage {
+    /// The network.
+    pub model: ModelRun,
+    /// Label (and softmax head) of the lesion.
+    pub lesion_label: u16,
+}
+
+/// Where lesion probabilities count.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mask {
+    /// Labels of the second stage that make up the mask.
+    pub labels: Vec<u16>,
+    /// Edge in voxels of the cube that the mask is dilated with; odd, 1: not at all.
+    pub dilation_voxels: usize,
+}
+
+impl Recipe {
+    /// Reads and validates a recipe.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is not a recipe, or holds an impossible number.
+    pub fn read(path: &Path) -> Result<Self, PipelineError> {
+        let error = |what: String| PipelineError::Recipe { path: path.to_owned(), what };
+        let text = std::fs::read_to_string(path).map_err(|e| error(e.to_string()))?;
+        let recipe: Self = serde_json::from_str(&text).map_err(|e| error(e.to_string()))?;
+        let Self::Panorama(panorama) = &recipe;
+        panorama.check().map_err(error)?;
+        Ok(recipe)
+    }
+}
+
+impl PanoramaRecipe {
+    fn check(&self) -> Result<(), String> {
+        self.pancreas.model.check("pancreas.model")?;
+        self.lesion.model.check("lesion.model")?;
+        let positive = |v: &f64| v.is_finite() && *v > 0.0;
+        let spacing = self.pancreas.spacing_mm_xyz;
+        if !spacing.iter().all(positive) {
+            return Err(format!("pancreas.spacing_mm_xyz is {spacing:?}, needs three positive numbers"));
+        }
+        if !self.pancreas.outside_value.is_finite() {
+            return Err(format!("pancreas.outside_value is {}, needs a finite number", self.pancreas.outside_value));
+        }
+        let margin = self.roi.margin_mm_xyz;
+        if !margin.iter().all(|v| v.is_finite() && *v >= 0.0) {
+            return Err(format!("roi.margin_mm_xyz is {margin:?}, needs three numbers of at least 0"));
+        }
+        match &self.mask {
+            Some(mask) if mask.dilation_voxels % 2 == 0 => {
+                Err(format!("mask.dilation_voxels is {}, needs an odd number", mask.dilation_voxels))
+            }
+            Some(mask) if mask.labels.is_empty() => Err("mask.labels is empty, needs a label".to_owned()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl ModelRun {
+    fn check(&self, at: &str) -> Result<(), String> {
+        if !(self.step > 0.0 && self.step <= 1.0) {
+            return Err(format!("{at}.step is {}, needs a number above 0 and at most 1", self.step));
+        }
+        if self.folds.is_empty() {
+            return Err(format!("{at}.folds is empty, needs at least one fold"));
+        }
+        Ok(())
+    }
+
+    /// Opens the model folder, which lies relative to the recipe's folder.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`].
+    pub fn open(&self, recipe: &Path) -> Result<ModelFolder, crate::nnunet::ModelError> {
+        let base = recipe.parent().unwrap_or(Path::new("."));
+        ModelFolder::open(&base.join(&self.folder), &self.folds, &self.checkpoint)
+    }
+}
