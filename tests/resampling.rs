@@ -346,6 +346,11 @@ fn any_memory_layout_is_accepted() {
     assert_eq!(apply(turned, &operators), expected);
     assert_eq!(apply_owned(data.clone().reversed_axes(), &operators), expected);
 
+    let larger = image([9, 7, 8], 9);
+    let operators = [AxisOperator::linear(4, 6), AxisOperator::cubic(7, 5), AxisOperator::identity(8)];
+    let expected = apply(larger.slice(s![3..7, .., ..]), &operators);
+    assert_eq!(apply_owned(larger.slice_move(s![3..7, .., ..]), &operators), expected);
+
     let logits = noise((3, 4, 5, 2), 1);
     let linear = Resampling::from_orders(1, 0, None).unwrap();
     let planar = logits.view().permuted_axes([3, 0, 1, 2]).as_standard_layout().into_owned();

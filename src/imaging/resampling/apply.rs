@@ -45,13 +45,16 @@ pub fn apply(data: ArrayView3<'_, f32>, operators: &[AxisOperator; 3]) -> Array3
 pub fn apply_owned(data: Array3<f32>, operators: &[AxisOperator; 3]) -> Array3<f32> {
     let shape = checked_shape(data.dim(), operators);
     let steps = cheapest_steps(operators);
-    if steps.is_empty() {
-        return data;
-    }
+    let [first, rest @ ..] = steps.as_slice() else { return data };
     if !data.is_standard_layout() {
         return apply(data.view(), operators);
     }
-    finish((data.into_raw_vec_and_offset().0, shape), &steps, operators)
+    // An array that was cut out of a larger one still owns the larger one's memory.
+    let len = data.len();
+    let (voxels, offset) = data.into_raw_vec_and_offset();
+    let resampled = first.run(&voxels[offset.unwrap_or(0)..][..len], shape, operators);
+    drop(voxels);
+    finish(resampled, rest, operators)
 }
 
 /// A volume's voxels in C order, and its shape.
