@@ -160,7 +160,9 @@ pub fn resample_image(
     let data = if data.is_standard_layout() { data } else { data.as_standard_layout().into_owned() };
     let separate = separate_axis(resampling.force_separate_z(), current_spacing, new_spacing);
     let operators = resampling.operators([z, y, x], new_shape, separate);
-    let clip = resampling.clips().then(|| Clip::to_range_of(data.view().insert_axis(Axis(3)), separate, &operators));
+    let clip = resampling
+        .clips()
+        .then(|| Clip::to_range_of(&data.view().insert_axis(Axis(3)), separate, &operators));
     let mut resampled = apply_owned(data, &operators);
     if let Some(clip) = clip {
         clip.volume(&mut resampled);
@@ -199,7 +201,10 @@ mod tests {
 
     #[test]
     fn unsupported_orders_are_named() {
-        assert_eq!(Resampling::from_orders(2, 0, None).unwrap_err().to_string(), "resampling order is 2, supported are 0, 1 and 3");
+        assert_eq!(
+            Resampling::from_orders(2, 0, None).unwrap_err().to_string(),
+            "resampling order is 2, supported are 0, 1 and 3"
+        );
         assert_eq!(Resampling::from_orders(3, 1, None).unwrap_err(), UnsupportedResampling::OrderZ(1));
         assert!(Resampling::from_orders(1, 0, Some(true)).is_ok());
     }

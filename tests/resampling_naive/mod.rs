@@ -1,6 +1,6 @@
 //! One-dimensional resampling in double precision, written for reading: recursive prefilter, then four taps.
 
-use ndarray::{Array3, ArrayView3, Axis};
+use ndarray::{Array3, Axis};
 
 /// Where `m` samples lie among `n` that cover the same stretch.
 fn positions(n: usize, m: usize) -> impl Iterator<Item = f64> {
@@ -8,7 +8,9 @@ fn positions(n: usize, m: usize) -> impl Iterator<Item = f64> {
 }
 
 pub fn nearest(line: &[f64], m: usize) -> Vec<f64> {
-    positions(line.len(), m).map(|p| line[((p + 0.5).floor().max(0.0) as usize).min(line.len() - 1)]).collect()
+    positions(line.len(), m)
+        .map(|p| line[((p + 0.5).floor().max(0.0) as usize).min(line.len() - 1)])
+        .collect()
 }
 
 pub fn linear(line: &[f64], m: usize) -> Vec<f64> {
@@ -78,7 +80,12 @@ fn spline(p: f64, coefficient: impl Fn(isize) -> f64) -> f64 {
 }
 
 /// Every line of `data` along `axis` resampled to `m` samples.
-pub fn along_axis(data: ArrayView3<'_, f64>, axis: usize, m: usize, resample: fn(&[f64], usize) -> Vec<f64>) -> Array3<f64> {
+pub fn along_axis(
+    data: &Array3<f64>,
+    axis: usize,
+    m: usize,
+    resample: fn(&[f64], usize) -> Vec<f64>,
+) -> Array3<f64> {
     let mut dim = data.raw_dim();
     dim[axis] = m;
     let mut out = Array3::zeros(dim);

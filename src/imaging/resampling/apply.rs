@@ -1,8 +1,8 @@
 //! Multiplying volumes by one banded matrix per axis.
 //!
-//! A pass along an axis sees the volume as `(outer, n, inner)` with `inner` contiguous. Along z and y an output row is a
-//! weighted sum of whole input rows, done sixteen columns at a time so that the sums stay in registers. Along x
-//! (`inner` = 1) sixteen lines are transposed into a small tile first, and the same kernel runs across lines.
+//! Along z and y an output row is a weighted sum of whole input rows, done sixteen columns at a time so that the sums stay
+//! in registers. Along x sixteen lines are transposed into a small tile first, and the same kernel runs across lines. Both
+//! axes of a slice are done while it is in the cache; z is done before or after them.
 //!
 //! A sum over many taps starts at both ends of the band, where the weights are tiny, and ends in the middle: rounding
 //! to `f32` then only ever hits sums that are about as small as what has been added up.
@@ -14,63 +14,86 @@ use rayon::prelude::*;
 /// Columns that are summed at once.
 const LANES: usize = 16;
 
-/// Output rows per task along z and y: neighbours share most of their input rows.
-const ROWS_PER_TASK: usize = 16;
+/// Output slices per task along z: neighbours share most of their input slices.
+const SLICES_PER_TASK: usize = 8;
 
-/// Columns per cache block along z and y.
+/// Columns per cache block along z.
 const BLOCK: usize = 2048;
 
 /// `data` resampled along (z, y, x) by one operator each.
 ///
-/// Identities are skipped; the other axes are taken in the order that needs the fewest multiplications. Intermediate
-/// volumes are `f32`; besides the result at most one of them exists at a time.
+/// Identities are skipped; the other axes are taken in the order that needs the fewest multiplications. Between z and the
+/// plane's axes there is one intermediate volume, of `f32`.
 ///
 /// # Panics
 /// If an operator's input length is not that of its axis, which is a programming error.
+#[expect(clippy::needless_pass_by_value, reason = "views are passed by value, as everywhere in ndarray")]
 pub fn apply(data: ArrayView3<'_, f32>, operators: &[AxisOperator; 3]) -> Array3<f32> {
-    let mut shape = checked_shape(data.dim(), operators);
+    let shape = checked_shape(data.dim(), operators);
     let data = data.as_standard_layout();
-    let order = cheapest_order(operators);
-    let (Some((&first, rest)), Some(voxels)) = (order.split_first(), data.as_slice()) else {
-        return data.into_owned();
-    };
-    let resampled = pass(voxels, &mut shape, first, &operators[first]);
-    finish(resampled, shape, rest, operators)
+    match (cheapest_steps(operators).as_slice(), data.as_slice()) {
+        ([first, rest @ ..], Some(voxels)) => finish(first.run(voxels, shape, operators), rest, operators),
+        _ => data.into_owned(),
+    }
 }
 
-/// [`apply`] for a volume that is not needed any more: it is freed after the first axis, or returned as it is if there is
-/// nothing to do.
+/// [`apply`] for a volume that is not needed any more: it is freed as soon as the first intermediate one stands, or returned
+/// as it is if there is nothing to do.
 ///
 /// # Panics
 /// As [`apply`].
 pub fn apply_owned(data: Array3<f32>, operators: &[AxisOperator; 3]) -> Array3<f32> {
     let shape = checked_shape(data.dim(), operators);
-    let order = cheapest_order(operators);
-    if order.is_empty() || !data.is_standard_layout() {
-        return if order.is_empty() { data } else { apply(data.view(), operators) };
+    let steps = cheapest_steps(operators);
+    let [first, rest @ ..] = steps.as_slice() else { return data };
+    if !data.is_standard_layout() {
+        return apply(data.view(), operators);
     }
-    finish(data.into_raw_vec_and_offset().0, shape, &order, operators)
+    // An array that was cut out of a larger one still owns the larger one's memory.
+    let len = data.len();
+    let (voxels, offset) = data.into_raw_vec_and_offset();
+    let resampled = first.run(&voxels[offset.unwrap_or(0)..][..len], shape, operators);
+    drop(voxels);
+    finish(resampled, rest, operators)
 }
 
-/// The remaining passes over a volume's voxels.
-fn finish(mut voxels: Vec<f32>, mut shape: [usize; 3], order: &[usize], operators: &[AxisOperator; 3]) -> Array3<f32> {
-    for &axis in order {
-        voxels = pass(&voxels, &mut shape, axis, &operators[axis]);
+/// A volume's voxels in C order, and its shape.
+type Flat = (Vec<f32>, [usize; 3]);
+
+/// The remaining steps.
+fn finish((mut voxels, mut shape): Flat, steps: &[Step], operators: &[AxisOperator; 3]) -> Array3<f32> {
+    for step in steps {
+        (voxels, shape) = step.run(&voxels, shape, operators);
     }
-    Array3::from_shape_vec(shape, voxels).unwrap_or_else(|_| unreachable!("a pass fills its shape"))
+    Array3::from_shape_vec(shape, voxels).unwrap_or_else(|_| unreachable!("a step fills its shape"))
 }
 
 /// The volume's shape, after comparing it with the operators'.
 fn checked_shape(dim: (usize, usize, usize), operators: &[AxisOperator; 3]) -> [usize; 3] {
     let shape = [dim.0, dim.1, dim.2];
-    assert_eq!(shape, operators.each_ref().map(AxisOperator::input_len), "volume and operators differ in shape");
+    assert_eq!(
+        shape,
+        operators.each_ref().map(AxisOperator::input_len),
+        "volume and operators differ in shape"
+    );
     shape
 }
 
-/// The axes whose operator is not the identity, in the order that needs the fewest multiplications; the first such order
-/// in lexicographic order of the axes.
-fn cheapest_order(operators: &[AxisOperator; 3]) -> Vec<usize> {
-    const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+/// What makes one volume of another.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Step {
+    /// Along z.
+    Slices,
+    /// Along one axis of each slice.
+    Plane(usize),
+    /// Along both axes of each slice, in this order.
+    Planes(usize, usize),
+}
+
+/// The axes whose operator is not the identity, as steps in the order that needs the fewest multiplications; the first such
+/// order in the table.
+fn cheapest_steps(operators: &[AxisOperator; 3]) -> Vec<Step> {
+    const ORDERS: [[usize; 3]; 4] = [[0, 1, 2], [0, 2, 1], [1, 2, 0], [2, 1, 0]];
     let cost = |order: &[usize; 3]| -> f64 {
         let mut shape = operators.each_ref().map(|o| o.input_len() as f64);
         let mut total = 0.0;
@@ -81,62 +104,110 @@ fn cheapest_order(operators: &[AxisOperator; 3]) -> Vec<usize> {
         total
     };
     let best = ORDERS.iter().min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or(&ORDERS[0]);
-    best.iter().copied().filter(|&a| !operators[a].is_identity()).collect()
+    let axes: Vec<usize> = best.iter().copied().filter(|&a| !operators[a].is_identity()).collect();
+    match axes[..] {
+        [] => vec![],
+        [0] => vec![Step::Slices],
+        [a] => vec![Step::Plane(a)],
+        [0, a] => vec![Step::Slices, Step::Plane(a)],
+        [a, 0] => vec![Step::Plane(a), Step::Slices],
+        [0, a, b] => vec![Step::Slices, Step::Planes(a, b)],
+        [a, b, ..] if axes.len() == 3 => vec![Step::Planes(a, b), Step::Slices],
+        [a, b, ..] => vec![Step::Planes(a, b)],
+    }
 }
 
-/// The voxels resampled along one axis; `shape` becomes theirs.
-fn pass(input: &[f32], shape: &mut [usize; 3], axis: usize, operator: &AxisOperator) -> Vec<f32> {
-    let inner: usize = shape[axis + 1..].iter().product();
-    shape[axis] = operator.output_len();
-    let mut output = vec![0.0; shape.iter().product()];
-    if output.is_empty() {
-        return output;
+impl Step {
+    /// The volume that this step makes of `input`.
+    fn run(self, input: &[f32], shape: [usize; 3], operators: &[AxisOperator; 3]) -> Flat {
+        let mut out_shape = shape;
+        let axes: &[usize] = match self {
+            Self::Slices => &[0],
+            Self::Plane(a) => &[a],
+            Self::Planes(a, b) => &[a, b],
+        };
+        for &axis in axes {
+            out_shape[axis] = operators[axis].output_len();
+        }
+        let mut output = vec![0.0; out_shape.iter().product()];
+        if !output.is_empty() {
+            match self {
+                Self::Slices => along_slices(input, &mut output, shape[1] * shape[2], &operators[0]),
+                _ => along_planes(input, &mut output, [shape[1], shape[2]], axes, operators),
+            }
+        }
+        (output, out_shape)
     }
-    if inner == 1 {
-        along_lines(input, &mut output, operator);
-    } else {
-        let slabs = output.par_chunks_mut(operator.output_len() * inner);
-        slabs.zip(input.par_chunks(operator.input_len() * inner)).for_each(|(out, slab)| {
-            let tasks = out.par_chunks_mut(ROWS_PER_TASK * inner).enumerate();
-            tasks.for_each(|(task, rows)| across_rows(slab, rows, inner, task * ROWS_PER_TASK, operator));
-        });
-    }
-    output
 }
 
-/// Output rows from `first_row` on of one `(n, inner)` slab.
-fn across_rows(slab: &[f32], rows: &mut [f32], inner: usize, first_row: usize, operator: &AxisOperator) {
-    for start in (0..inner).step_by(BLOCK) {
-        let end = (start + BLOCK).min(inner);
-        for (r, row) in rows.chunks_exact_mut(inner).enumerate() {
-            let (first, weights) = operator.row(first_row + r);
-            weighted_rows(&mut row[start..end], &slab[first * inner + start..], inner, weights);
+/// Slices of `inner` voxels as weighted sums of slices.
+fn along_slices(input: &[f32], output: &mut [f32], inner: usize, operator: &AxisOperator) {
+    output.par_chunks_mut(SLICES_PER_TASK * inner).enumerate().for_each(|(task, slices)| {
+        for start in (0..inner).step_by(BLOCK) {
+            let end = (start + BLOCK).min(inner);
+            for (i, slice) in slices.chunks_exact_mut(inner).enumerate() {
+                let (first, weights) = operator.row(task * SLICES_PER_TASK + i);
+                weighted_rows(&mut slice[start..end], &input[first * inner + start..], inner, weights);
+            }
+        }
+    });
+}
+
+/// Each slice of the given shape (y, x) resampled along one or both of its axes.
+fn along_planes(
+    input: &[f32],
+    output: &mut [f32],
+    [height, width]: [usize; 2],
+    axes: &[usize],
+    operators: &[AxisOperator; 3],
+) {
+    let plane_len = |axes: &[usize]| {
+        let len = |axis: usize, n| if axes.contains(&axis) { operators[axis].output_len() } else { n };
+        len(1, height) * len(2, width)
+    };
+    let slices = output.par_chunks_mut(plane_len(axes)).zip(input.par_chunks(height * width));
+    let half_len = if axes.len() == 2 { plane_len(&axes[..1]) } else { 0 };
+    let scratch = || (vec![0.0; half_len], vec![0.0; LANES * width]);
+    slices.for_each_init(scratch, |(half, tile), (out, slice)| match *axes {
+        [1] => along_columns(slice, out, width, &operators[1]),
+        [1, _] => {
+            along_columns(slice, half, width, &operators[1]);
+            along_lines(half, out, tile, &operators[2]);
+        }
+        [_, _] => {
+            along_lines(slice, half, tile, &operators[2]);
+            along_columns(half, out, operators[2].output_len(), &operators[1]);
+        }
+        _ => along_lines(slice, out, tile, &operators[2]),
+    });
+}
+
+/// Rows of `inner` voxels as weighted sums of rows.
+fn along_columns(input: &[f32], output: &mut [f32], inner: usize, operator: &AxisOperator) {
+    for (o, row) in output.chunks_exact_mut(inner).enumerate() {
+        let (first, weights) = operator.row(o);
+        weighted_rows(row, &input[first * inner..], inner, weights);
+    }
+}
+
+/// Each line of `n_in` contiguous samples resampled to one of `n_out`; `tile` holds `LANES × n_in` samples.
+fn along_lines(input: &[f32], output: &mut [f32], tile: &mut [f32], operator: &AxisOperator) {
+    let (n_in, n_out) = (operator.input_len(), operator.output_len());
+    for (lines, out) in input.chunks(LANES * n_in).zip(output.chunks_mut(LANES * n_out)) {
+        for (lane, line) in lines.chunks_exact(n_in).enumerate() {
+            for (column, &v) in tile.chunks_exact_mut(LANES).zip(line) {
+                column[lane] = v;
+            }
+        }
+        let mut sums = [0.0; LANES];
+        for o in 0..n_out {
+            let (first, weights) = operator.row(o);
+            weighted_rows(&mut sums, &tile[first * LANES..], LANES, weights);
+            for (line, &v) in out.chunks_exact_mut(n_out).zip(&sums) {
+                line[o] = v;
+            }
         }
     }
-}
-
-/// Each line of `n_in` contiguous samples resampled to one of `n_out`.
-fn along_lines(input: &[f32], output: &mut [f32], operator: &AxisOperator) {
-    let (n_in, n_out) = (operator.input_len(), operator.output_len());
-    let tasks = output.par_chunks_mut(LANES * n_out).zip(input.par_chunks(LANES * n_in));
-    tasks.for_each_init(
-        || vec![0.0; LANES * n_in],
-        |tile, (out, lines)| {
-            for (lane, line) in lines.chunks_exact(n_in).enumerate() {
-                for (column, &v) in tile.chunks_exact_mut(LANES).zip(line) {
-                    column[lane] = v;
-                }
-            }
-            let mut sums = [0.0; LANES];
-            for o in 0..n_out {
-                let (first, weights) = operator.row(o);
-                weighted_rows(&mut sums, &tile[first * LANES..], LANES, weights);
-                for (line, &v) in out.chunks_exact_mut(n_out).zip(&sums) {
-                    line[o] = v;
-                }
-            }
-        },
-    );
 }
 
 /// Writes `Σ_k weights[k] · source[k·stride + i]` to `out[i]`.

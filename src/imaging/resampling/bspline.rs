@@ -18,7 +18,12 @@ const NEGLIGIBLE: f64 = 1e-9;
 fn spline_weights(t: f64) -> [f64; 4] {
     let (t2, t3) = (t * t, t * t * t);
     let u = 1.0 - t;
-    [u * u * u / 6.0, (4.0 - 6.0 * t2 + 3.0 * t3) / 6.0, (1.0 + 3.0 * t + 3.0 * t2 - 3.0 * t3) / 6.0, t3 / 6.0]
+    [
+        u * u * u / 6.0,
+        (4.0 - 6.0 * t2 + 3.0 * t3) / 6.0,
+        (1.0 + 3.0 * t + 3.0 * t2 - 3.0 * t3) / 6.0,
+        t3 / 6.0,
+    ]
 }
 
 /// Ends of the interpolation matrix `M` on a line of `n` samples.

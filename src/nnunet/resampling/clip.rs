@@ -24,13 +24,14 @@ pub(super) struct Clip {
 impl Clip {
     /// Clipping to the range of `data` (z, y, x, channels; standard layout) as `operators` resample it.
     pub(super) fn to_range_of(
-        data: ArrayView4<'_, f32>,
+        data: &ArrayView4<'_, f32>,
         axis: Option<usize>,
         operators: &[AxisOperator; 3],
     ) -> Self {
         let (_, height, width, channels) = data.dim();
         let slices = axis.map_or(1, |a| data.shape()[a]);
-        let source = axis.map_or(vec![], |a| (0..operators[a].output_len()).map(|o| operators[a].source(o)).collect());
+        let source =
+            axis.map_or(vec![], |a| (0..operators[a].output_len()).map(|o| operators[a].source(o)).collect());
         let row_len = width * channels;
         let rows = data.as_slice().unwrap_or(&[]).par_chunks(row_len.max(1)).enumerate();
         let ranges = rows

@@ -25,6 +25,7 @@ impl<'a> SlabResampler<'a> {
     ///
     /// The spacings (mm, in the array's axis order) only decide whether an axis is treated on its own; at export the
     /// current one is the plans' and the new one the image's. Logits in another than the standard layout are copied.
+    #[expect(clippy::needless_pass_by_value, reason = "views are passed by value, as everywhere in ndarray")]
     pub fn new(
         logits: ArrayView4<'a, f32>,
         new_shape: [usize; 3],
@@ -41,7 +42,8 @@ impl<'a> SlabResampler<'a> {
         let separate = separate_axis(resampling.force_separate_z(), current_spacing, new_spacing);
         let operators = resampling.operators([z, y, x], new_shape, separate);
         let changes = [z, y, x] != new_shape;
-        let clip = (changes && resampling.clips()).then(|| Clip::to_range_of(logits.view(), separate, &operators));
+        let clip =
+            (changes && resampling.clips()).then(|| Clip::to_range_of(&logits.view(), separate, &operators));
         Self { logits, operators, clip, round_to_half: false }
     }
 
@@ -190,7 +192,8 @@ mod tests {
             for v in [value, (value + next) / 2.0, 65519.996, 65520.0, 1e30] {
                 for v in [v, v.next_up(), v.next_down()] {
                     let expected = f16::from_f32(v).to_f32();
-                    let same = to_half(v).to_bits() == expected.to_bits() || v.is_nan() && to_half(v).is_nan();
+                    let same =
+                        to_half(v).to_bits() == expected.to_bits() || v.is_nan() && to_half(v).is_nan();
                     assert!(same, "{v:e}: {:e}, not {expected:e}", to_half(v));
                 }
             }
