@@ -66,7 +66,10 @@ impl PlainConvUNetConfig {
             let skip = stages - 2 - d;
             let [z, y, x] = self.strides[skip + 1];
             let prefix = format!("decoder.transpconvs.{d}");
-            list.push((format!("{prefix}.weight"), vec![self.features[skip + 1], self.features[skip], z, y, x]));
+            list.push((
+                format!("{prefix}.weight"),
+                vec![self.features[skip + 1], self.features[skip], z, y, x],
+            ));
             if self.conv_bias {
                 list.push((format!("{prefix}.bias"), vec![self.features[skip]]));
             }
