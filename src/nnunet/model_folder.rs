@@ -1,1 +1,159 @@
-//! To come.
+//! A trained-model folder: `dataset.json`, `plans.json` and `fold_<k>/<checkpoint>`.
+
+use super::checkpoint::Checkpoint;
+use super::dataset::Dataset;
+pub use super::error::ModelError;
+use super::plans::{Configuration, Plans};
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// One of the networks of a model folder: a cross-validation fold, or the one trained on all cases.
+///
+/// In JSON: a number, or the string `"all"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "FoldName", into = "FoldName")]
+pub enum Fold {
+    /// `fold_<k>`.
+    Number(u32),
+    /// `fold_all`.
+    All,
+}
+
+impl fmt::Display for Fold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::All => f.write_str("all"),
+        }
+    }
+}
+
+/// A fold as JSON spells it.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum FoldName {
+    Number(u32),
+    Text(String),
+}
+
+impl From<Fold> for FoldName {
+    fn from(fold: Fold) -> Self {
+        match fold {
+            Fold::Number(number) => Self::Number(number),
+            Fold::All => Self::Text(fold.to_string()),
+        }
+    }
+}
+
+impl TryFrom<FoldName> for Fold {
+    type Error = String;
+
+    fn try_from(name: FoldName) -> Result<Self, String> {
+        match name {
+            FoldName::Number(number) => Ok(Self::Number(number)),
+            FoldName::Text(text) if text == "all" => Ok(Self::All),
+            FoldName::Text(text) => Err(format!("a fold is a number or \"all\", got \"{text}\"")),
+        }
+    }
+}
+
+/// A checked model folder; weights are read fold by fold with [`ModelFolder::load_fold`].
+#[derive(Debug, Clone)]
+pub struct ModelFolder {
+    /// The folder.
+    pub path: PathBuf,
+    /// Channels and labels.
+    pub dataset: Dataset,
+    /// Axis of the image that becomes axis `a` of the network's world.
+    pub transpose_forward: [usize; 3],
+    /// The inverse of `transpose_forward`.
+    pub transpose_backward: [usize; 3],
+    /// The configuration that the first fold was trained with.
+    pub configuration: Configuration,
+    /// Axes (of the transposed volume) that the first fold's checkpoint allows to mirror; empty: none.
+    pub mirroring_axes: Vec<usize>,
+    /// Python class that trained the first fold.
+    pub trainer_name: String,
+    /// The folds, in the order asked for.
+    pub folds: Vec<Fold>,
+    /// Name of the checkpoint, without extension.
+    pub checkpoint_name: String,
+}
+
+impl ModelFolder {
+    /// The model in folder `path`, to be run with `folds` of the checkpoint `checkpoint_name` (`.pth` may be left out).
+    ///
+    /// Everything that can be known without reading weights is checked: both JSON files, that every fold's checkpoint
+    /// exists, and that names and shapes of its tensors are the network's. Trainer, configuration and mirroring axes
+    /// come from the first fold alone, as in `predict_from_raw_data.py: initialize_from_trained_model_folder`.
+    ///
+    /// # Errors
+    /// If something is missing, malformed or not supported, or weights do not belong to the plans' network.
+    pub fn open(path: &Path, folds: &[Fold], checkpoint_name: &str) -> Result<Self, ModelError> {
+        if !path.is_dir() {
+            return Err(ModelError::NotFound {
+                path: path.to_owned(),
+                what: "no such model folder".to_owned(),
+            });
+        }
+        check_folds(path, folds)?;
+        let name = checkpoint_stem(path, checkpoint_name)?;
+        let dataset = Dataset::read(&path.join("dataset.json"))?;
+        let plans = Plans::read(&path.join("plans.json"))?;
+        let checkpoints = folds.iter().map(|fold| Checkpoint::find(&fold_path(path, *fold), name));
+        let checkpoints = checkpoints.collect::<Result<Vec<_>, _>>()?;
+        let [first, ..] = checkpoints.as_slice() else {
+            return Err(ModelError::unsupported(path, "no fold was asked for, at least one is needed"));
+        };
+        let metadata = first.metadata()?;
+        let configuration = plans.configuration(&metadata.configuration, &dataset)?;
+        let expected = configuration.network.parameters();
+        for checkpoint in &checkpoints {
+            checkpoint.check(&expected)?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            dataset,
+            transpose_forward: plans.transpose_forward,
+            transpose_backward: plans.transpose_backward,
+            configuration,
+            mirroring_axes: metadata.mirroring_axes,
+            trainer_name: metadata.trainer_name,
+            folds: folds.to_vec(),
+            checkpoint_name: name.to_owned(),
+        })
+    }
+
+    /// The network's parameters in one fold by name, as f32 on the CPU.
+    ///
+    /// # Errors
+    /// If the checkpoint is missing or damaged, or does not fit the network.
+    pub fn load_fold(&self, fold: Fold) -> Result<HashMap<String, Tensor>, ModelError> {
+        let checkpoint = Checkpoint::find(&fold_path(&self.path, fold), &self.checkpoint_name)?;
+        checkpoint.load(&self.configuration.network.parameters())
+    }
+}
+
+fn fold_path(path: &Path, fold: Fold) -> PathBuf {
+    path.join(format!("fold_{fold}"))
+}
+
+fn check_folds(path: &Path, folds: &[Fold]) -> Result<(), ModelError> {
+    match folds.iter().enumerate().find(|(i, fold)| folds[..*i].contains(fold)) {
+        Some((_, fold)) => Err(ModelError::unsupported(path, format!("fold {fold} is asked for twice"))),
+        None => Ok(()),
+    }
+}
+
+/// The name without its extension; it must not lead out of the fold's folder.
+fn checkpoint_stem<'a>(path: &Path, name: &'a str) -> Result<&'a str, ModelError> {
+    let stem = name.strip_suffix(".pth").or_else(|| name.strip_suffix(".safetensors")).unwrap_or(name);
+    if stem.is_empty() || stem.contains(['/', '\\']) || stem.starts_with('.') {
+        let what = format!("expected the name of a checkpoint such as \"checkpoint_final\", got \"{name}\"");
+        return Err(ModelError::unsupported(path, what));
+    }
+    Ok(stem)
+}
