@@ -7,7 +7,7 @@ use super::dataset::OutputKind;
 use super::model_folder::ModelFolder;
 use super::predictor::{Logits, Preprocessed};
 use super::preprocessing::transpose;
-use super::resampling::SlabResampler;
+use super::resampling::{Resampling, SlabResampler};
 use ndarray::{Array3, ArrayView4, s};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -102,7 +102,7 @@ pub fn for_each_slab(
     logits.with_view(|values| {
         let resampling = &configuration.probability_resampling;
         let resampler = SlabResampler::new(values, shape, configuration.spacing, scan.spacing, resampling)
-            .round_to_half(logits.half);
+            .round_to_half(logits.half && matches!(resampling, Resampling::Default { .. }));
         for start in (0..depth).step_by(slices) {
             let z = start..(start + slices).min(depth);
             visit(z.clone(), resampler.slab(z).view());
@@ -129,7 +129,10 @@ fn decide(kind: &OutputKind, request: SegmentationRequest, logits: &[f32]) -> (u
         OutputKind::Regions { paint_order } => {
             let probability = |v: f32| 1.0 / (1.0 + (-v).exp());
             let painted = paint_order.iter().zip(logits).rev().find(|(_, v)| probability(**v) > 0.5);
-            (painted.map_or(0, |(label, _)| *label), request.probability_of.map_or(0.0, |head| probability(logits[head])))
+            (
+                painted.map_or(0, |(label, _)| *label),
+                request.probability_of.map_or(0.0, |head| probability(logits[head])),
+            )
         }
     }
 }
@@ -163,7 +166,10 @@ mod tests {
         let (a, b) = (20.0f32, 20.000_002_f32);
         assert!(b > a);
         assert_eq!(decide(&SOFTMAX, request, &[-30.0, 1e-9, 0.0]).0, 1);
-        assert_eq!(decide(&SOFTMAX, SegmentationRequest { decision: Decision::Logits, ..request }, &[0.0, a, b]).0, 2);
+        assert_eq!(
+            decide(&SOFTMAX, SegmentationRequest { decision: Decision::Logits, ..request }, &[0.0, a, b]).0,
+            2
+        );
     }
 
     #[test]

@@ -342,6 +342,7 @@ fn resampling(section: &Section<'_>, key: &str) -> Result<Resampling, ModelError
     Ok(if is_torch {
         Resampling::Torch { force_separate_z }
     } else {
-        Resampling::Default { order, order_z: 0, force_separate_z }
+        Resampling::from_orders(order, 0, force_separate_z)
+            .map_err(|error| ModelError::unsupported(function.file(), error.to_string()))?
     })
 }

@@ -2,12 +2,14 @@
 //!
 //! Source: nnU-Net v2, `predict_from_raw_data.py` and `default_preprocessor.py: run_case_npy`.
 
+use super::ModelError;
 use super::export::{Segmentation, SegmentationRequest, segment};
 use super::model_folder::ModelFolder;
-use super::preprocessing::{BoundingBox, NormalizationError, nonzero_box, nonzero_mask, normalise, permute, transpose};
+use super::preprocessing::{
+    BoundingBox, NormalizationError, nonzero_box, nonzero_mask, normalise, permute, transpose,
+};
 use super::resampling::{new_shape, resample_image};
 use super::sliding_window::{Accumulate, Tiling, importance_map, mirrorings};
-use super::ModelError;
 use crate::network::{PlanError, Runner, Weights};
 use crate::ops::{AccumulateTile, AddMirrored, DivideByWeights, GatherTile, Isa, Mirroring};
 use candle_core::{DType, Device, Storage, Tensor};
@@ -98,7 +100,11 @@ impl Preprocessed {
     ///
     /// # Errors
     /// If the number of channels or their shapes are wrong, or the normalisation cannot take the intensities.
-    pub fn new(model: &ModelFolder, channels: Vec<Array3<f32>>, spacing: [f64; 3]) -> Result<Self, PredictError> {
+    pub fn new(
+        model: &ModelFolder,
+        channels: Vec<Array3<f32>>,
+        spacing: [f64; 3],
+    ) -> Result<Self, PredictError> {
         let configuration = &model.configuration;
         let expected = configuration.normalization.len();
         let shapes: Vec<_> = channels.iter().map(|c| c.shape().to_vec()).collect();
@@ -110,10 +116,10 @@ impl Preprocessed {
         let spacing = permute(spacing, model.transpose_forward);
         let (z, y, x) = channels[0].dim();
         let full_shape = [z, y, x];
-        let crop = nonzero_box(&channels.iter().map(Array3::view).collect::<Vec<_>>());
+        let crop = nonzero_box(&channels.iter().map(|c| c.view()).collect::<Vec<_>>());
         let cropped: Vec<_> = channels.into_iter().map(|c| cut(c, &crop)).collect();
         let masked = configuration.normalization.iter().any(super::plans::ChannelNormalization::needs_mask);
-        let mask = masked.then(|| nonzero_mask(&cropped.iter().map(Array3::view).collect::<Vec<_>>()));
+        let mask = masked.then(|| nonzero_mask(&cropped.iter().map(|c| c.view()).collect::<Vec<_>>()));
         let target = new_shape(crop.shape(), spacing, configuration.spacing).map(|n| n.max(1));
         let mut resampled = Vec::with_capacity(cropped.len());
         for (mut channel, normalization) in cropped.into_iter().zip(&configuration.normalization) {
@@ -168,7 +174,8 @@ impl Logits {
     /// If they are not in the CPU's memory.
     pub fn with_view<R>(&self, read: impl FnOnce(ArrayView4<'_, f32>) -> R) -> candle_core::Result<R> {
         let (storage, layout) = self.values.storage_and_layout();
-        let ([d, h, w], Storage::Cpu(cpu), Some((start, end))) = (self.shape, &*storage, layout.contiguous_offsets())
+        let ([d, h, w], Storage::Cpu(cpu), Some((start, end))) =
+            (self.shape, &*storage, layout.contiguous_offsets())
         else {
             candle_core::bail!("logits: expected contiguous float32 values on the CPU, got {:?}", self.values)
         };
@@ -223,7 +230,11 @@ impl<'m> Predictor<'m> {
     ///
     /// # Errors
     /// See [`PredictError`].
-    pub fn logits(&self, scan: &mut Preprocessed, observer: TileObserver<'_>) -> Result<Logits, PredictError> {
+    pub fn logits(
+        &self,
+        scan: &mut Preprocessed,
+        observer: TileObserver<'_>,
+    ) -> Result<Logits, PredictError> {
         let shape = scan.shape();
         let image = scan.take_tensor()?;
         let configuration = &self.model.configuration;
@@ -237,7 +248,8 @@ impl<'m> Predictor<'m> {
         let mut accumulator = self.new_accumulator(shape)?;
         for (i, fold) in self.model.folds.iter().enumerate() {
             let tensors = self.model.load_fold(*fold)?;
-            let fold = Weights::pack(self.runner.plan(), tensors, configuration.network.norm_eps, self.options.isa)?;
+            let fold =
+                Weights::pack(self.runner.plan(), tensors, configuration.network.norm_eps, self.options.isa)?;
             if self.options.accumulate == Accumulate::Float16 && i > 0 {
                 accumulator = self.new_accumulator(shape)?;
             }
@@ -260,7 +272,12 @@ impl<'m> Predictor<'m> {
             }
             Accumulate::Float16 => halves.mean()?,
         };
-        Ok(Logits { values, shape, heads: self.heads(), half: self.options.accumulate == Accumulate::Float16 })
+        Ok(Logits {
+            values,
+            shape,
+            heads: self.heads(),
+            half: self.options.accumulate == Accumulate::Float16,
+        })
     }
 
     /// The network's raw output on one tile, no mirroring, (z, y, x, heads) flattened.
@@ -270,7 +287,8 @@ impl<'m> Predictor<'m> {
     pub fn raw_tile(&self, mut scan: Preprocessed, start: [isize; 3]) -> Result<Vec<f32>, PredictError> {
         let configuration = &self.model.configuration;
         let tensors = self.model.load_fold(self.model.folds[0])?;
-        let weights = Weights::pack(self.runner.plan(), tensors, configuration.network.norm_eps, self.options.isa)?;
+        let weights =
+            Weights::pack(self.runner.plan(), tensors, configuration.network.norm_eps, self.options.isa)?;
         let sum = self.new_tile_sum()?;
         let shape = scan.shape();
         self.add_prediction(&scan.take_tensor()?, shape, start, [false; 3], true, &weights, &sum)?;
@@ -379,7 +397,8 @@ impl HalfMean {
     /// The mean as a float32 tensor of float16 values.
     fn mean(self) -> candle_core::Result<Tensor> {
         let folds = self.folds as f32;
-        let divide = |v: &f16| if self.folds > 1 { f16::from_f32(v.to_f32() / folds).to_f32() } else { v.to_f32() };
+        let divide =
+            |v: &f16| if self.folds > 1 { f16::from_f32(v.to_f32() / folds).to_f32() } else { v.to_f32() };
         let mean: Vec<f32> = self.sum.iter().map(divide).collect();
         let len = mean.len();
         Tensor::from_vec(mean, len, &Device::Cpu)

@@ -38,8 +38,10 @@ pub fn importance_map(patch: [usize; 3], accumulate: Accumulate) -> Vec<f32> {
         Accumulate::Float16 => f16::from_f64(v).to_f32(),
     };
     let [z, y, x] = &lines;
-    let mut map: Vec<f32> =
-        z.iter().flat_map(|a| y.iter().flat_map(move |b| x.iter().map(move |c| round(a * b * c * 10.0)))).collect();
+    let mut map: Vec<f32> = z
+        .iter()
+        .flat_map(|a| y.iter().flat_map(move |b| x.iter().map(move |c| round(a * b * c * 10.0))))
+        .collect();
     let smallest = map.iter().copied().filter(|&w| w > 0.0).fold(f32::INFINITY, f32::min);
     map.iter_mut().filter(|w| **w == 0.0).for_each(|w| *w = smallest);
     map
@@ -58,7 +60,9 @@ pub fn tile_starts(size: [usize; 3], patch: [usize; 3], step: f64) -> [Vec<usize
 /// The mirrored copies of a tile whose predictions are averaged: none first, then every combination of `axes`.
 pub fn mirrorings(axes: &[usize]) -> Vec<Mirroring> {
     let mut all: Vec<Mirroring> = (0..1usize << axes.len())
-        .map(|set| std::array::from_fn(|a| axes.iter().position(|&b| a == b).is_some_and(|i| set >> i & 1 == 1)))
+        .map(|set| {
+            std::array::from_fn(|a| axes.iter().position(|&b| a == b).is_some_and(|i| set >> i & 1 == 1))
+        })
         .collect();
     all.sort_by_key(|m| m.iter().filter(|&&flipped| flipped).count());
     all
@@ -116,7 +120,10 @@ mod tests {
     #[test]
     fn tiles_are_spread_evenly_with_ties_to_even() {
         // (110 - 64) / 2 steps = 23; (301 - 128) / 3 = 57.67
-        assert_eq!(tile_starts([110, 64, 301], [64, 64, 128], 0.5), [vec![0, 23, 46], vec![0], vec![0, 58, 115, 173]]);
+        assert_eq!(
+            tile_starts([110, 64, 301], [64, 64, 128], 0.5),
+            [vec![0, 23, 46], vec![0], vec![0, 58, 115, 173]]
+        );
         // 5 / 2 = 2.5 goes to 2
         assert_eq!(tile_starts([9, 4, 4], [4, 4, 4], 0.7)[0], [0, 2, 5]);
     }

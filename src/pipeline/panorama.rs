@@ -101,7 +101,9 @@ impl Panorama {
         let label = self.recipe.lesion.lesion_label;
         let masked = self.recipe.mask.iter().flat_map(|m| m.labels.iter().copied());
         match masked.chain([label]).find(|&l| usize::from(l) >= classes) {
-            Some(unknown) => Err(format!("label {unknown} is asked for, lesion.model has labels 0 to {}", classes - 1)),
+            Some(unknown) => {
+                Err(format!("label {unknown} is asked for, lesion.model has labels 0 to {}", classes - 1))
+            }
             None if label == 0 => Err("lesion.lesion_label is 0, which is the background".to_owned()),
             None => Ok(()),
         }
@@ -111,7 +113,12 @@ impl Panorama {
     ///
     /// # Errors
     /// If a network cannot run or the observer stops it.
-    pub fn run(&self, ct: &Volume<f32>, options: ExecutionOptions, observer: &dyn Observer) -> Result<Detection, PipelineError> {
+    pub fn run(
+        &self,
+        ct: &Volume<f32>,
+        options: ExecutionOptions,
+        observer: &dyn Observer,
+    ) -> Result<Detection, PipelineError> {
         let located = self.locate_pancreas(ct, options, observer)?;
         let roi = match (located.roi, self.recipe.roi.if_no_pancreas) {
             (Some(roi), _) => roi,
@@ -155,7 +162,8 @@ impl Panorama {
         let geometry = after_nifti(&low.geometry);
         observer.stage("pancreas");
         let request = SegmentationRequest { decision: Decision::Probabilities, probability_of: None };
-        let segmentation = predict(&self.pancreas, &stage.model, options, low.data, &geometry, request, observer)?;
+        let segmentation =
+            predict(&self.pancreas, &stage.model, options, low.data, &geometry, request, observer)?;
         let labels = Volume::new(segmentation.labels, geometry);
         let margin = self.recipe.roi.margin_mm_xyz;
         let roi = corners(&labels.data).map(|c| region_of_interest(&ct.geometry, &geometry, c, margin));
@@ -205,7 +213,9 @@ impl Panorama {
     }
 }
 
-fn slice_of(region: &BoundingBox) -> ndarray::SliceInfo<[ndarray::SliceInfoElem; 3], ndarray::Ix3, ndarray::Ix3> {
+fn slice_of(
+    region: &BoundingBox,
+) -> ndarray::SliceInfo<[ndarray::SliceInfoElem; 3], ndarray::Ix3, ndarray::Ix3> {
     let [z, y, x] = std::array::from_fn(|a| region.start[a]..region.stop[a]);
     s![z, y, x]
 }

@@ -127,7 +127,10 @@ impl PanoramaRecipe {
             return Err(format!("pancreas.spacing_mm_xyz is {spacing:?}, needs three positive numbers"));
         }
         if !self.pancreas.outside_value.is_finite() {
-            return Err(format!("pancreas.outside_value is {}, needs a finite number", self.pancreas.outside_value));
+            return Err(format!(
+                "pancreas.outside_value is {}, needs a finite number",
+                self.pancreas.outside_value
+            ));
         }
         let margin = self.roi.margin_mm_xyz;
         if !margin.iter().all(|v| v.is_finite() && *v >= 0.0) {
