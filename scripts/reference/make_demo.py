@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Make the demonstration: small weights, a synthetic scan, and what the Python original answers to it.
+
+    make_demo.py weights  --models RESULTS        # RESULTS: what make_models.py of the oracle folder trained
+    make_demo.py scan
+    make_demo.py expected --work DIR              # runs the Python original, a minute or two
+
+`weights` writes weights/panorama/<dataset>/<trainer>__<plans>__<configuration>/fold_<k>/<checkpoint>.safetensors (f16) and,
+under --work, the same folders as .pth with weights rounded to f16: what the Python original runs on.
+`scan` writes test_input/images/venous-ct/<stem>.mha, test_input/clinical-information-pancreatic-ct.json and, under --work,
+the phantom's true labels.
+`expected` writes test_output/images/pdac-detection-map/<stem>.mha and test_output/pdac-likelihood.json with ref_panorama.py
+(float32 accumulation) and reports how well the lesion was found.
+"""
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import oracle
+
+STAGES = (  # dataset, trainer__plans__configuration, checkpoint
+    ("Dataset103_PANORAMA_baseline_Pancreas_Segmentation", "nnUNetTrainer__nnUNetPlans__3d_fullres", "checkpoint_final"),
+    ("Dataset104_PANORAMA_baseline_PDAC_Detection", "nnUNetTrainer_Loss_CE_checkpoints__nnUNetPlans__3d_fullres",
+     "checkpoint_best_panorama"),
+)
+NOTE = "Demonstration weights trained on synthetic phantoms. Unfit for patients."
+NOTICE = """DEMONSTRATION WEIGHTS - NOT FOR PATIENTS
+
+The networks in this folder are tiny (about 0.2 million parameters each) and were trained for a few minutes on synthetic
+phantoms, never on a scan of a person. They exist so that the program can be tried and tested out of the box. On a real
+scan their output means nothing.
+
+They were made by `make_models.py panorama1 panorama2 --seed 0` of the oracle folder and converted to half precision by
+scripts/reference/make_demo.py. The folder names are those of the PANORAMA baseline, so that the trained baseline weights,
+converted with scripts/reference/export_weights.py, can take their place.
+"""
+STEM = "phantom-venous-ct"
+
+
+def model_folders(root):
+    return [Path(root) / dataset / folder for dataset, folder, _ in STAGES]
+
+
+def make_weights(a):
+    import export_weights
+    target = a.repository / "weights" / "panorama"
+    total = 0
+    for dataset, folder, checkpoint in STAGES:
+        files = export_weights.export(Path(a.models) / dataset / folder, target / dataset / folder, None, checkpoint, "f16", NOTE,
+                                      Path(a.work) / "models" / dataset / folder)
+        total += sum(f.stat().st_size for f in files)
+    (target / "DEMONSTRATION_WEIGHTS.txt").write_text(NOTICE)
+    print(f"{target}: {total} bytes of weights")
+
+
+def render_scan(a):
+    """(scan, labels): a field of view about the pancreas of a life-size phantom."""
+    import numpy as np
+    mc = oracle.load(a.oracle, "make_case")
+    half = np.array([200.0, 200.0, 145.0])  # half field of view (mm) that the phantom's anatomy is scaled to
+    grid = mc.Grid(a.size, a.spacing, origin=None, centre=(0, 0, 0))
+    anatomy = mc.Anatomy(a.seed, -np.asarray(a.centre) * half, half)
+    anatomy.les_r = anatomy.les_r * a.lesion_scale
+    code, intensities = mc.TISSUE["lesion"]
+    mc.TISSUE["lesion"] = (code, (a.lesion_hu, *intensities[1:]))
+    values, labels = mc.render(grid, anatomy, "venous", a.seed, noise=a.noise)
+    values = np.clip(np.rint(values), -1024, 3071).astype(np.int16)
+    return mc.to_image(values, grid), mc.to_image(labels, grid)
+
+
+def make_scan(a):
+    import SimpleITK as sitk
+    scan, labels = render_scan(a)
+    path = a.repository / "test_input" / "images" / "venous-ct" / f"{STEM}.mha"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(scan, str(path), True)
+    truth = Path(a.work) / "truth.mha"
+    truth.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(labels, str(truth), True)
+    clinical = {"age": "063Y", "sex": "F", "study_date": "20200101", "scanner": "synthetic phantom"}
+    (a.repository / "test_input" / "clinical-information-pancreatic-ct.json").write_text(json.dumps(clinical, indent=4) + "\n")
+    print(path, path.stat().st_size, scan.GetSize())
+
+
+def run_original(a, work, output):
+    m1, m2 = model_folders(Path(a.work) / "models")
+    subprocess.run([sys.executable, str(Path(a.oracle) / "ref_panorama.py"), "--accum", "float32", "--input", str(a.repository / "test_input"),
+                    "--output", str(output), "--work", str(work), "--stage1", str(m1), "--stage2", str(m2)], check=True)
+
+
+def report(a, work, output_map):
+    """Prints crop, tiles, candidates and the overlap with the true lesion."""
+    import numpy as np
+    import SimpleITK as sitk
+    found = sitk.GetArrayFromImage(sitk.ReadImage(str(output_map))) > 0
+    lesion = sitk.GetArrayFromImage(sitk.ReadImage(str(Path(a.work) / "truth.mha"))) == 1
+    dice = 2 * np.count_nonzero(found & lesion) / (np.count_nonzero(found) + np.count_nonzero(lesion))
+    for stage in ("stage1", "stage2"):
+        info = json.loads((work / stage / "debug" / "scan_info.json").read_text())
+        print(stage, "network input", info["preprocessed_shape"], "tiles", info["n_tiles"], [len(s) for s in info["tile_starts"]])
+    print("crop", json.loads((work / "crop_coordinates.json").read_text()), "of (z, y, x)", found.shape)
+    print("candidates", json.loads((work / "lesion_confidences.json").read_text())["candidates"])
+    print(f"Dice of map > 0 with the true lesion: {dice:.3f} ({np.count_nonzero(found)} and {np.count_nonzero(lesion)} voxels)")
+
+
+def make_expected(a):
+    work, output = Path(a.work) / "run", Path(a.work) / "output"
+    for folder in (work, output):
+        shutil.rmtree(folder, ignore_errors=True)
+    run_original(a, work, output)
+    target = a.repository / "test_output"
+    detection_map = target / "images" / "pdac-detection-map" / f"{STEM}.mha"
+    detection_map.parent.mkdir(parents=True, exist_ok=True)
+    import SimpleITK as sitk
+    sitk.WriteImage(sitk.ReadImage(str(output / "images" / "pdac-detection-map" / "detection_map.mha")), str(detection_map), True)
+    shutil.copyfile(output / "pdac-likelihood.json", target / "pdac-likelihood.json")
+    report(a, work, detection_map)
+    print("likelihood", (target / "pdac-likelihood.json").read_text(), "map", detection_map.stat().st_size, "bytes")
+
+
+def numbers(kind):
+    return lambda text: tuple(kind(v) for v in text.split(","))
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("what", choices=["weights", "scan", "expected"])
+    ap.add_argument("--models", help="folder of trained models (weights)")
+    ap.add_argument("--work", default="/tmp/pdac-demo", help="folder for what is not committed (default %(default)s)")
+    ap.add_argument("--repository", type=Path, default=oracle.REPOSITORY, help="write under this folder instead")
+    ap.add_argument("--seed", type=int, default=0)
+    ap.add_argument("--size", type=numbers(int), default=(102, 78, 44), help="voxels x,y,z")
+    ap.add_argument("--spacing", type=numbers(float), default=(1.4, 1.4, 2.8), help="mm x,y,z")
+    ap.add_argument("--centre", type=numbers(float), default=(0.05, -0.08, 0.0),
+                    help="where in the phantom the scan lies, fractions of its half size")
+    ap.add_argument("--lesion-hu", type=float, default=52.0)
+    ap.add_argument("--lesion-scale", type=float, default=1.0)
+    ap.add_argument("--noise", type=float, default=10.0)
+    oracle.add_option(ap)
+    a = ap.parse_args()
+    os.environ.setdefault("ORACLE_THREADS", "2")
+    if a.what == "weights" and not a.models:
+        ap.error("weights needs --models")
+    {"weights": make_weights, "scan": make_scan, "expected": make_expected}[a.what](a)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
