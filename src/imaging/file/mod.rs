@@ -6,6 +6,9 @@
 
 pub mod element;
 pub(crate) mod source;
+mod whole;
+
+pub use whole::write_whole;
 
 use super::geometry::{Matrix3, invert};
 use super::{Geometry, ImageError, Volume, Voxels, metaimage, nifti};

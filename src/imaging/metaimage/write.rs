@@ -1,11 +1,11 @@
 //! One `.mha` file, whole or not at all.
 
 use super::super::file::element::Element;
-use super::super::file::{Compression, DeclaredGrid};
+use super::super::file::{Compression, DeclaredGrid, write_whole};
 use super::super::{Geometry, ImageError};
 use flate2::write::ZlibEncoder;
 use ndarray::ArrayView3;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 /// Elements turned into bytes at a time.
@@ -29,7 +29,7 @@ pub fn write<T: Element>(
     }
     check(path, geometry, T::TYPE.bytes())?;
     let write_voxels = |to: &mut dyn Write| write_bytes(&voxels, to);
-    save(path, |file| match compression {
+    write_whole(path, |file| match compression {
         Compression::None => {
             file.write_all(header::<T>(geometry, None).as_bytes())?;
             write_voxels(file)
@@ -97,23 +97,5 @@ fn write_bytes<T: Element>(voxels: &ArrayView3<'_, T>, to: &mut dyn Write) -> io
         T::append_le_bytes(elements, &mut bytes);
         to.write_all(&bytes)?;
     }
-    Ok(())
-}
-
-/// Writes a temporary file beside `path` and renames it; the temporary one is gone if anything fails.
-fn save(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temporary = tempfile::Builder::new().prefix(".writing-").suffix(".mha").tempfile_in(folder)?;
-    let mut buffered = BufWriter::new(temporary);
-    write(&mut buffered)?;
-    let temporary = buffered.into_inner().map_err(io::IntoInnerError::into_error)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        temporary.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    }
-    // Some file systems report a full disk only here.
-    temporary.as_file().sync_all()?;
-    temporary.persist(path)?;
     Ok(())
 }

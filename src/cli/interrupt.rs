@@ -1,0 +1,23 @@
+//! Ctrl-C and SIGTERM: the first asks to stop after the current tile, the second stops at once.
+
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static REQUESTED: AtomicBool = AtomicBool::new(false);
+
+/// Starts listening for the signals.
+pub fn listen() {
+    let stop = || {
+        if REQUESTED.swap(true, Ordering::Relaxed) {
+            process::exit(130);
+        }
+    };
+    if let Err(error) = ctrlc::set_handler(stop) {
+        tracing::warn!("signals end the program without tidying up: {error}");
+    }
+}
+
+/// Whether a signal has come.
+pub fn requested() -> bool {
+    REQUESTED.load(Ordering::Relaxed)
+}
