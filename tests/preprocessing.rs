@@ -1,5 +1,11 @@
 //! nnU-Net's own preprocessing of small images (`scripts/reference/make_preprocessing_vectors.py`) against ours.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy sees tests in the functions marked so, not in those they share"
+)]
+
 use ndarray::{Array3, ArrayView3, Axis};
 use pdac_cascade::nnunet::plans::{ChannelNormalization, IntensityProperties, NormalizationScheme};
 use pdac_cascade::nnunet::preprocessing::{

@@ -49,7 +49,7 @@ def cases():
     two = body(rng, (8, 9, 10), 5, 50, np.s_[3:7, 3:8, 3:9])
     yield "mixed_mask_channels", ["ZScoreNormalization", "CTNormalization"], [True, True], [INTENSITY, OTHER], [1, 2, 0], [one, two]
     yield "all_zero", ["ZScoreNormalization"], [True], [INTENSITY], [0, 1, 2], [np.zeros((3, 4, 5), np.float32)]
-    yield "constant", ["ZScoreNormalization"], [False], [INTENSITY], [0, 1, 2], [np.full((3, 4, 5), 7.3, np.float32)]
+    yield "constant", ["ZScoreNormalization"], [False], [INTENSITY], [0, 1, 2], [np.full((3, 4, 5), 7.5, np.float32)]
     yield "none", ["NoNormalization"], [False], [INTENSITY], [2, 1, 0], [body(rng, (4, 5, 6), -5, 5, np.s_[1:3, :, 2:])]
     yield "rescale", ["RescaleTo01Normalization"], [False], [INTENSITY], [0, 1, 2], [body(rng, (4, 5, 6), -70, 900)]
     yield "rescale_constant", ["RescaleTo01Normalization"], [False], [INTENSITY], [0, 1, 2], [np.full((3, 4, 5), -3, np.float32)]

@@ -21,6 +21,9 @@ pub struct Dataset {
     pub output: OutputKind,
 }
 
+/// Names in file order and what they stand for.
+type NamedLabels = Vec<(String, Label)>;
+
 /// What a name in `labels` stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Label {
@@ -116,7 +119,7 @@ fn channel_names(node: &Node<'_>) -> Result<Vec<String>, ModelError> {
 }
 
 /// Labels in file order, and the ignore label.
-fn labels(node: &Node<'_>) -> Result<(Vec<(String, Label)>, Option<u16>), ModelError> {
+fn labels(node: &Node<'_>) -> Result<(NamedLabels, Option<u16>), ModelError> {
     let mut labels = Vec::new();
     let mut ignore = None;
     for (name, value) in node.members()? {

@@ -134,7 +134,8 @@ impl ChannelNormalization {
 ///
 /// `mask` is [`nonzero_mask`] of the cropped image, and needed only where [`ChannelNormalization::needs_mask`]; voxels
 /// outside it keep their value. Deviation: z-score's mean and standard deviation are summed in float64, where numpy
-/// sums pairwise in float32.
+/// sums pairwise in float32. They agree to about 1e-6, except that an image of a single intensity becomes 0 here and
+/// can become ±1 there, when rounding puts numpy's mean beside that intensity.
 ///
 /// # Errors
 /// If the mask is missing or of another shape, or intensities for `RGBTo01Normalization` are not from 0 to 255.
