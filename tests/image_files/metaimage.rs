@@ -20,7 +20,7 @@ const HEADER: Changes<'_> = &[
     ("ElementDataFile", "LOCAL"),
 ];
 
-fn header(changes: Changes<'_>) -> String {
+pub(super) fn header(changes: Changes<'_>) -> String {
     let is_changed = |key: &str| changes.iter().any(|(changed, _)| *changed == key);
     let kept = HEADER.iter().filter(|(key, _)| !is_changed(key));
     let changed = changes.iter().filter(|(_, value)| !value.is_empty());
@@ -122,8 +122,8 @@ fn data_are_found_however_they_are_written_down() {
         (&[("ElementDataFile", "s%d.raw")], vec![]),
         (&[("ElementDataFile", "s%d.raw 1")], vec![]),
         (&[("ElementDataFile", "s%d.raw 1 2 1")], vec![]),
-        // More than there are slices, and a step of (2 - 1) / 2 slices = 0: these two end SimpleITK's process.
         (&[("ElementDataFile", "s%d.raw 1 5 1")], vec![]),
+        // A step of (2 - 1) / 2 slices = 0, which ends SimpleITK's process.
         (&[("ElementDataFile", "s%d.raw 1 2")], vec![]),
         (&[("ElementDataFile", "s%d.z 1 2 1"), compressed], vec![]),
     ];

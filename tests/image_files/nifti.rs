@@ -6,7 +6,7 @@ use pdac_cascade::imaging::{Geometry, Voxels};
 use tempfile::TempDir;
 
 /// A `.nii` of [`plain`]'s voxels with some bytes of its header changed.
-fn nifti(changes: &[(usize, &[u8])]) -> Vec<u8> {
+pub(super) fn nifti(changes: &[(usize, &[u8])]) -> Vec<u8> {
     let mut bytes = vec![0; 352];
     let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
     put(0, &348i32.to_le_bytes());
@@ -80,6 +80,18 @@ fn slope_and_intercept_make_floats() {
     for (slope, intercept) in [(1.0, 0.0), (0.0, 0.0), (1e-20, 0.0), (f32::INFINITY, 0.0), (1.0, f32::NAN)] {
         assert_eq!(scaled(slope, intercept), plain().voxels, "{slope} {intercept}");
     }
+}
+
+/// As in SimpleITK 2.5.7.
+#[test]
+fn numbers_that_are_none_become_zero() {
+    let mut values = [1.5f32; 24];
+    values[..3].copy_from_slice(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
+    let mut bytes = nifti(&[(70, &16i16.to_le_bytes()), (116, &1f32.to_le_bytes())]);
+    bytes.truncate(352);
+    bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    let Voxels::F32(read) = read("scan.nii", &bytes).unwrap().voxels else { panic!("float32 stays float32") };
+    assert_eq!(read.iter().take(4).copied().collect::<Vec<_>>(), [1.0, 1.0, 1.0, 2.5]);
 }
 
 /// SimpleITK 2.5.7 reads the same from the same headers.

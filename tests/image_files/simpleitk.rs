@@ -32,8 +32,8 @@ const BROKEN: &[(&str, &str)] = &[
     ("invalid_utf8.mhd", "the file has 7551 bytes of voxels, needs 8000"),
     ("referring_to_system_file.mhd", "its data file /trying/to/get/a/system/file.conf"),
     ("mhd_window/errors/", "is a 2-D image (3 4 voxels)"),
-    ("crash-1.nii", "datatype is -9510, which is no element type"),
-    ("crash-ed7d46344d7efb3b9f0c374d66d2e02f66cc447d.nii", "datatype is 2826, which is no element type"),
+    ("crash-1.nii", "dim[0] is -9510, must be 1 to 7"),
+    ("crash-ed7d46344d7efb3b9f0c374d66d2e02f66cc447d.nii", "dim[0] is -1, must be 1 to 7"),
     ("analyze.hdr", "the other file of the pair is missing"),
     ("nifti1.hdr", "the other file of the pair is missing"),
     ("nifti2.hdr", "the other file of the pair is missing"),
@@ -65,7 +65,8 @@ fn reason(name: &str, theirs: &Value) -> String {
 /// How many files of a folder are read as SimpleITK reads them, and how many refused, after each has been checked.
 fn compare(folder: &Path) -> (usize, usize) {
     let expected = std::fs::read_to_string(folder.join("expected.json")).unwrap();
-    let expected: Value = serde_json::from_str(&expected).unwrap();
+    // Python's JSON has NaN, in values that are not looked at here.
+    let expected: Value = serde_json::from_str(&expected.replace("NaN", "null")).unwrap();
     let (mut read, mut refused) = (0, 0);
     for (name, entry) in expected["files"].as_object().unwrap() {
         let theirs = &entry["simpleitk"];
@@ -114,5 +115,5 @@ fn metaimages_are_read_as_simpleitk_reads_them() {
 #[test]
 fn niftis_are_read_as_simpleitk_reads_them() {
     let Some(folder) = shared_data() else { return };
-    assert_eq!(compare(&folder.join("nifti_odd")), (50, 20));
+    assert_eq!(compare(&folder.join("nifti_odd")), (47, 18));
 }

@@ -34,14 +34,14 @@ fn volume<T: Arbitrary + Element>() -> impl Strategy<Value = Volume<T>> {
     })
 }
 
-fn assert_round_trip<T: Element>(volume: Volume<T>)
+fn assert_round_trip<T: Element>(volume: &Volume<T>)
 where
     Voxels: From<Array3<T>>,
 {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("scan.mha");
     for compression in [Compression::None, Compression::Zlib] {
-        write_image(&path, &volume, compression).unwrap();
+        write_image(&path, volume, compression).unwrap();
         let read = read_image(&path).unwrap();
         assert_eq!(read.geometry, volume.geometry);
         let written = Voxels::from(volume.data.clone());
@@ -56,7 +56,7 @@ macro_rules! round_trips {
     ($($name:ident $type:ty;)*) => {
         proptest! {
             #![proptest_config(ProptestConfig::with_cases(24))]
-            $(#[test] fn $name(volume in volume::<$type>()) { assert_round_trip(volume); })*
+            $(#[test] fn $name(volume in volume::<$type>()) { assert_round_trip(&volume); })*
         }
     };
 }
