@@ -120,12 +120,14 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    /// The first 100 bytes inflated, and what the check behind them says.
-    fn first_100(stream: &[u8]) -> (Vec<u8>, Result<(), ImageError>) {
+    /// The first 100 bytes inflated, unless they or the check behind them fail.
+    fn first_100(stream: &[u8]) -> Result<Vec<u8>, String> {
         let mut inflated = inflate(stream).unwrap();
         let mut bytes = vec![0; 100];
-        inflated.read_exact(&mut bytes).unwrap();
-        (bytes, check_sum(Path::new("scan"), &mut *inflated))
+        // zlib's checksum is looked at with the last bytes already, gzip's when more are asked for.
+        inflated.read_exact(&mut bytes).map_err(|error| error.to_string())?;
+        check_sum(Path::new("scan"), &mut *inflated).map_err(|error| error.to_string())?;
+        Ok(bytes)
     }
 
     #[test]
@@ -138,10 +140,9 @@ mod tests {
             wrong[length - if whole[0] == 0x1f { 5 } else { 1 }] ^= 1;
             let cut = whole[..length - 1].to_vec();
             let trailed = [whole.as_slice(), b"garbage"].concat();
-            for (stream, sound) in [(whole, true), (wrong, false), (cut, true), (trailed, true)] {
-                let (bytes, end) = first_100(&stream);
-                assert_eq!(bytes, data);
-                assert_eq!(end.is_ok(), sound, "{end:?}");
+            for (stream, is_sound) in [(whole, true), (wrong, false), (cut, true), (trailed, true)] {
+                let read = first_100(&stream);
+                assert_eq!(read.as_ref().ok(), is_sound.then_some(&data), "{read:?}");
             }
         }
     }
@@ -150,7 +151,7 @@ mod tests {
     fn gzip_members_follow_one_another() {
         let data = (0..100).collect::<Vec<u8>>();
         let members = [gzip(&data[..30]), gzip(&data[30..])].concat();
-        assert_eq!(first_100(&members).0, data);
+        assert_eq!(first_100(&members), Ok(data));
     }
 
     #[test]

@@ -193,7 +193,7 @@ impl Header {
         if data.compressed {
             check_sum(path, stream)?;
         }
-        Ok(Image { voxels: self.rescale(voxels), geometry })
+        Ok(Image { voxels: self.rescale(without_nonfinite(voxels)), geometry })
     }
 
     fn grid(&self, path: &Path) -> Result<DeclaredGrid, ImageError> {
@@ -237,6 +237,16 @@ impl Header {
             }),
         }
     }
+}
+
+/// Voxels with 0 for NaN and the infinities, as niftilib has it.
+fn without_nonfinite(mut voxels: Voxels) -> Voxels {
+    match &mut voxels {
+        Voxels::F32(array) => array.mapv_inplace(|value| if value.is_finite() { value } else { 0.0 }),
+        Voxels::F64(array) => array.mapv_inplace(|value| if value.is_finite() { value } else { 0.0 }),
+        _ => {}
+    }
+    voxels
 }
 
 /// Refuses all but three dimensions; further ones may be there if they are 1, or not positive, which ITK takes for 1.
