@@ -132,12 +132,13 @@ def main():
     ap.add_argument("--models", help="folder of trained models (weights)")
     ap.add_argument("--work", default="/tmp/pdac-demo", help="folder for what is not committed (default %(default)s)")
     ap.add_argument("--repository", type=Path, default=oracle.REPOSITORY, help="write under this folder instead")
-    ap.add_argument("--seed", type=int, default=0)
-    ap.add_argument("--size", type=numbers(int), default=(102, 78, 44), help="voxels x,y,z")
+    ap.add_argument("--seed", type=int, default=4)
+    ap.add_argument("--size", type=numbers(int), default=(96, 72, 44), help="voxels x,y,z")
     ap.add_argument("--spacing", type=numbers(float), default=(1.4, 1.4, 2.8), help="mm x,y,z")
-    ap.add_argument("--centre", type=numbers(float), default=(0.05, -0.08, 0.0),
+    ap.add_argument("--centre", type=numbers(float), default=(0.12, -0.08, 0.0),
                     help="where in the phantom the scan lies, fractions of its half size")
-    ap.add_argument("--lesion-hu", type=float, default=52.0)
+    ap.add_argument("--lesion-hu", type=float, default=66.0,
+                    help="faint on purpose: the likelihood should not be saturated (default %(default)s)")
     ap.add_argument("--lesion-scale", type=float, default=1.0)
     ap.add_argument("--noise", type=float, default=10.0)
     oracle.add_option(ap)
