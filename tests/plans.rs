@@ -8,13 +8,13 @@
 use pdac_cascade::nnunet::ModelError;
 use pdac_cascade::nnunet::dataset::{Dataset, OutputKind};
 use pdac_cascade::nnunet::plans::{Configuration, NormalizationScheme, Plans};
-use pdac_cascade::nnunet::resampling::Resampling;
+use pdac_cascade::nnunet::resampling::{Resampling, SplineOrder};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 const DEFAULT: [Resampling; 2] = [
-    Resampling::Default { order: 3, order_z: 0, force_separate_z: None },
-    Resampling::Default { order: 1, order_z: 0, force_separate_z: None },
+    Resampling::Default { order: SplineOrder::Cubic, force_separate_z: None },
+    Resampling::Default { order: SplineOrder::Linear, force_separate_z: None },
 ];
 
 fn models() -> PathBuf {
@@ -150,7 +150,7 @@ fn torch_resampling_and_its_defaults_are_read() {
     let got = mutated("/configurations/3d_fullres/resampling_fn_data_kwargs", json!({})).unwrap();
     assert_eq!(
         got.data_resampling,
-        Resampling::Default { order: 3, order_z: 0, force_separate_z: Some(false) }
+        Resampling::Default { order: SplineOrder::Cubic, force_separate_z: Some(false) }
     );
 }
 

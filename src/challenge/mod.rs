@@ -162,7 +162,10 @@ mod tests {
     fn a_folder_without_or_with_two_images_is_named() {
         let input = tempfile::tempdir().unwrap();
         let error = Case::find(input.path(), &PANORAMA).unwrap_err().to_string();
-        assert!(error.ends_with("images/venous-ct: no such folder; PANORAMA expects one image there"), "{error}");
+        assert!(
+            error.ends_with("images/venous-ct: no such folder; PANORAMA expects one image there"),
+            "{error}"
+        );
         let folder = input.path().join(PANORAMA.image);
         std::fs::create_dir_all(folder.join("folder.mha")).unwrap();
         std::fs::write(folder.join("notes.txt"), "").unwrap();

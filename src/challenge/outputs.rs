@@ -2,8 +2,8 @@
 
 use super::{Case, Interface};
 use crate::imaging::ImageError;
-use crate::imaging::file::{Compression, write_image, write_whole};
 use crate::imaging::Volume;
+use crate::imaging::file::{Compression, write_image, write_whole};
 use std::path::{Path, PathBuf};
 
 /// Why outputs cannot be written.
@@ -36,11 +36,16 @@ impl Outputs {
     /// If that fails.
     pub fn prepare(output: &Path, interface: &Interface, case: &Case) -> Result<Self, OutputError> {
         let folder = output.join(interface.output_image);
-        std::fs::create_dir_all(&folder).map_err(|source| OutputError::Io { path: folder.clone(), source })?;
+        std::fs::create_dir_all(&folder)
+            .map_err(|source| OutputError::Io { path: folder.clone(), source })?;
         for path in [output, &folder] {
-            tempfile::tempfile_in(path).map_err(|source| OutputError::Io { path: path.to_owned(), source })?;
+            tempfile::tempfile_in(path)
+                .map_err(|source| OutputError::Io { path: path.to_owned(), source })?;
         }
-        Ok(Self { image: folder.join(format!("{}.mha", case.stem)), number: output.join(interface.output_number) })
+        Ok(Self {
+            image: folder.join(format!("{}.mha", case.stem)),
+            number: output.join(interface.output_number),
+        })
     }
 
     /// Writes the detection map (compressed MetaImage) and the likelihood (a bare JSON number).

@@ -38,7 +38,10 @@ pub fn start(form: LogForm, quiet: bool) -> MultiProgress {
     };
     let bars = MultiProgress::with_draw_target(target);
     let level = if quiet { LevelFilter::WARN } else { LevelFilter::INFO };
-    let log = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(BesideBars(bars.clone()));
+    let log = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_writer(BesideBars(bars.clone()));
     match form {
         LogForm::Text => log.without_time().with_ansi(terminal).init(),
         LogForm::Json => log.json().flatten_event(true).init(),

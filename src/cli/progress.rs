@@ -74,7 +74,9 @@ impl Observer for Progress<'_> {
         memory::reset_peak();
         tracing::info!(stage = name, "started");
         let bar = self.bars.add(ProgressBar::no_length().with_message(name));
-        if let Ok(style) = ProgressStyle::with_template("{msg:16} {wide_bar} {pos}/{len} tiles {elapsed_precise}") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{msg:16} {wide_bar} {pos}/{len} tiles {elapsed_precise}")
+        {
             bar.set_style(style);
         }
         let now = Instant::now();

@@ -16,7 +16,8 @@ pub fn find_recipe(arg: &WeightsArg) -> Result<PathBuf, PipelineError> {
         Some(recipe) => Ok(recipe.clone()),
         None => {
             let looked: Vec<_> = recipes.iter().map(|r| r.display().to_string()).collect();
-            let what = format!("no such file, nor {}; name the folder with --weights", looked[1..].join(", "));
+            let what =
+                format!("no such file, nor {}; name the folder with --weights", looked[1..].join(", "));
             Err(PipelineError::Recipe { path: recipes[0].clone(), what })
         }
     }
@@ -26,5 +27,8 @@ pub fn find_recipe(arg: &WeightsArg) -> Result<PathBuf, PipelineError> {
 fn usual_folders() -> Vec<PathBuf> {
     let program = std::env::current_exe().ok();
     let beside = program.as_deref().and_then(Path::parent).map(|p| p.join("weights"));
-    [Some(PathBuf::from("/opt/ml/model")), beside, Some(PathBuf::from("weights"))].into_iter().flatten().collect()
+    [Some(PathBuf::from("/opt/ml/model")), beside, Some(PathBuf::from("weights"))]
+        .into_iter()
+        .flatten()
+        .collect()
 }
