@@ -71,12 +71,12 @@ macro_rules! element_types {
             }
 
             /// The next numbers, one an element, as an array of this type.
-            pub(crate) fn from_numbers(
+            pub(crate) fn collect(
                 self,
                 numbers: &mut dyn Iterator<Item = Result<f64, String>>,
                 shape: [usize; 3],
             ) -> Result<Voxels, String> {
-                match self { $(Self::$variant => from_numbers::<$type>(numbers, shape).map(Voxels::$variant),)* }
+                match self { $(Self::$variant => collect_array::<$type>(numbers, shape).map(Voxels::$variant),)* }
             }
         }
 
@@ -166,7 +166,7 @@ fn fill(source: &mut dyn Read, bytes: &mut [u8]) -> Result<(), Shortfall> {
     Ok(())
 }
 
-fn from_numbers<T: Element>(
+fn collect_array<T: Element>(
     numbers: &mut dyn Iterator<Item = Result<f64, String>>,
     shape: [usize; 3],
 ) -> Result<Array3<T>, String> {

@@ -35,7 +35,7 @@ impl Image {
     /// # Errors
     /// As [`write_image`].
     pub fn write(&self, path: &Path, compression: Compression) -> Result<(), ImageError> {
-        element::with_array!(&self.voxels, array => metaimage::write(path, array.view(), &self.geometry, compression))
+        element::with_array!(&self.voxels, array => metaimage::write(path, &array.view(), &self.geometry, compression))
     }
 }
 
@@ -106,7 +106,7 @@ pub fn write_image<T: Element>(
     volume: &Volume<T>,
     compression: Compression,
 ) -> Result<(), ImageError> {
-    metaimage::write(path, volume.data.view(), &volume.geometry, compression)
+    metaimage::write(path, &volume.data.view(), &volume.geometry, compression)
 }
 
 /// Most bytes that the voxels of one image may take in memory: 16 GiB, some ten times the largest CT scans.

@@ -132,7 +132,7 @@ impl Block<'_> {
             let what = format!("{there} bytes of text cannot hold {count} voxels");
             return Err(ImageError::malformed(file, what));
         }
-        let voxels = self.element.from_numbers(&mut Numbers { bytes: source.bytes() }, self.shape);
+        let voxels = self.element.collect(&mut Numbers { bytes: source.bytes() }, self.shape);
         voxels.map_err(|what| ImageError::malformed(file, what))
     }
 

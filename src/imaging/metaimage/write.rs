@@ -20,7 +20,7 @@ const LEVEL: flate2::Compression = flate2::Compression::new(2);
 /// As there.
 pub fn write<T: Element>(
     path: &Path,
-    voxels: ArrayView3<'_, T>,
+    voxels: &ArrayView3<'_, T>,
     geometry: &Geometry,
     compression: Compression,
 ) -> Result<(), ImageError> {
@@ -28,7 +28,7 @@ pub fn write<T: Element>(
         return Err(ImageError::unsupported(path, "images are written as .mha only"));
     }
     check(path, geometry, T::TYPE.bytes())?;
-    let write_voxels = |to: &mut dyn Write| write_bytes(&voxels, to);
+    let write_voxels = |to: &mut dyn Write| write_bytes(voxels, to);
     write_whole(path, |file| match compression {
         Compression::None => {
             file.write_all(header::<T>(geometry, None).as_bytes())?;

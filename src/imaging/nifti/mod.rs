@@ -9,7 +9,7 @@
 
 mod orientation;
 
-use super::file::element::{ByteOrder, ElementType, with_array};
+use super::file::element::{ByteOrder, ElementType};
 use super::file::source::{self, check_ratio, check_sum, is_gzip, too_few};
 use super::file::{DeclaredGrid, Image};
 use super::{ImageError, Voxels};
@@ -36,7 +36,7 @@ pub fn read(path: &Path) -> Result<Image, ImageError> {
     let (mut source, length) = open(&pair.voxels)?;
     let (mut stream, compressed) = inflate_if_gzip(&pair.voxels, &mut source)?;
     let skip = header.offset;
-    header.read_image(&pair.voxels, &mut *stream, Data { length, compressed, skip, read: 0 })
+    header.read_image(&pair.voxels, &mut *stream, &Data { length, compressed, skip, read: 0 })
 }
 
 /// The scalar 3-D image in the bytes of a `.nii` or `.nii.gz` file; `path` is for messages only.
@@ -52,7 +52,7 @@ fn read_single(path: &Path, mut source: impl BufRead, length: u64) -> Result<Ima
     let header = Header::read(path, &mut *stream)?;
     let read = HEADER_BYTES as u64;
     let skip = header.offset.saturating_sub(read);
-    header.read_image(path, &mut *stream, Data { length, compressed, skip, read })
+    header.read_image(path, &mut *stream, &Data { length, compressed, skip, read })
 }
 
 /// The bytes of a file, and whether it is gzipped; its first bytes tell, not its name.
@@ -79,7 +79,7 @@ impl Pair {
         let plain = name.strip_suffix(".gz").unwrap_or(&name);
         let zipped = plain.len() < name.len();
         let is = |ending: &str| plain.to_ascii_lowercase().ends_with(ending);
-        let stem = &plain[..plain.len().saturating_sub(4)];
+        let stem = plain.get(..plain.len().saturating_sub(4)).unwrap_or_default();
         // Gzipped files go with gzipped ones where there are both.
         let sibling = |ending: &str| {
             let names = [format!("{stem}.{ending}"), format!("{stem}.{ending}.gz")];
@@ -173,7 +173,7 @@ impl Header {
     }
 
     /// The image whose voxels are in `stream`; `path` is its file.
-    fn read_image(&self, path: &Path, stream: &mut dyn Read, data: Data) -> Result<Image, ImageError> {
+    fn read_image(&self, path: &Path, stream: &mut dyn Read, data: &Data) -> Result<Image, ImageError> {
         let (geometry, bytes) = self.grid(path)?.check(path, self.element.bytes())?;
         let before = data.read.saturating_add(data.skip);
         if data.compressed {
@@ -228,13 +228,11 @@ impl Header {
                 array.mapv_inplace(|value| value * slope + intercept);
                 Voxels::F64(array)
             }
-            Voxels::F32(mut array) => {
+            voxels => {
+                let mut array = voxels.into_f32();
                 array.mapv_inplace(|value| (f64::from(value) * slope + intercept) as f32);
                 Voxels::F32(array)
             }
-            voxels => with_array!(voxels, array => {
-                Voxels::F32(array.mapv(|value| (f64::from(value as f32) * slope + intercept) as f32))
-            }),
         }
     }
 }
