@@ -41,7 +41,8 @@ NNUNET = {
     "lesion-thick-flipped": (LESION, (0, 1), True, "int16", dict(
         size=(60, 56, 8), spacing=(2.2, 2.2, 10.0), direction="flipz", compress=True, seed=107)),
     "lesion-one-slice": (LESION, (0, 3), False, "int16", dict(size=(40, 40, 1), spacing=(1.6, 1.6, 3.0), seed=108)),
-    "pancreas-unresampled": (PANCREAS, (0, 1, 2, 3, 4), False, "int32", dict(size=(30, 28, 16), spacing=(4.5, 4.5, 9.0), seed=109)),
+    "pancreas-unresampled": (PANCREAS, (0, 1, 2, 3, 4), False, "int32", dict(
+        size=(64, 60, 30), spacing=(4.5, 4.5, 9.0), compress=True, seed=109)),
 }
 
 # name: phantom seed, size, spacing, direction, dtype, compressed, centre of the field of view
