@@ -1,5 +1,7 @@
 //! Every convolution kernel and instruction set against a naive one.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use candle_core::{Device, Tensor};
 use pdac_cascade::ops::{
     AccumulateTile, AddMirrored, Conv3d, ConvShape, GatherTile, InstanceNorm, Isa, Operand, TransposedConv3d,

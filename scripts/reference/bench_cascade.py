@@ -116,13 +116,14 @@ def main():
     print("load average at the start:", *os.getloadavg(), flush=True)
     runs = {"original": [], "ours": []}
     with tempfile.TemporaryDirectory() as tmp:
-        for k in range(a.runs):
+        for k in range(a.runs + 1):  # the first pair warms the file cache and does not count
             for who, command in commands(a).items():
                 r = measure(command, Path(tmp) / f"{who}{k}", a.threads)
                 if who == "original":
                     r["split_s"] = json.loads(r["log"].strip().splitlines()[-1])
-                runs[who].append(r)
-                print(f"{who:8} wall {r['wall_s']:8.2f} s  cpu {r['cpu_s']:8.2f} s  peak {r['peak_mib']:7.0f} MiB",
+                if k:
+                    runs[who].append(r)
+                print(f"{f'run {k}' if k else 'warm-up'} {who:8} wall {r['wall_s']:8.2f} s  cpu {r['cpu_s']:8.2f} s  peak {r['peak_mib']:7.0f} MiB",
                       {n: round(s, 2) for n, s in r.get("split_s", {}).items()} or "", flush=True)
         apart = deviation(Path(tmp) / "original0", Path(tmp) / "ours0")
     medians = {who: {q: statistics.median(r[q] for r in rs) for q in ("wall_s", "cpu_s", "peak_mib")} for who, rs in runs.items()}

@@ -134,7 +134,7 @@ impl Runner {
             let source = |i: usize| &self.buffers[self.plan.buffer_of(step.sources[i])];
             match layer {
                 Layer::Conv(conv) if step.sources.len() == 2 => {
-                    output.inplace_op3(source(0), source(1), conv)?
+                    output.inplace_op3(source(0), source(1), conv)?;
                 }
                 Layer::Conv(conv) => output.inplace_op2(source(0), conv)?,
                 Layer::Upsample(up) => output.inplace_op2(source(0), up)?,

@@ -62,10 +62,16 @@ pub enum PredictError {
     HalfOverflow,
     /// A tensor operation failed.
     #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
+    Tensor(Box<candle_core::Error>),
     /// The observer asked to stop.
     #[error("interrupted")]
     Interrupted,
+}
+
+impl From<candle_core::Error> for PredictError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Tensor(Box::new(error))
+    }
 }
 
 /// Told of every tile that is done; returns `false` to stop.

@@ -218,7 +218,7 @@ impl InplaceOp3 for AccumulateTile {
         match dst {
             CpuStorage::F32(total) => self.for_each(total, sum, weights, |t, v| *t += v),
             CpuStorage::F16(total) => {
-                self.for_each(total, sum, weights, |t, v| *t = f16::from_f32(t.to_f32() + v))
+                self.for_each(total, sum, weights, |t, v| *t = f16::from_f32(t.to_f32() + v));
             }
             _ => bail!("{op}: accumulator must be float32 or float16"),
         }

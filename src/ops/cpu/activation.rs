@@ -80,10 +80,11 @@ impl Moments {
                 moments.squares[i % channels] += f64::from(q);
             }
         }
-        for c in 0..channels {
-            let mean = moments.mean[c] / moments.count;
-            moments.squares[c] -= mean * moments.mean[c];
-            moments.mean[c] = mean + f64::from(pivot[c]);
+        for ((mean, squares), &pivot) in moments.mean.iter_mut().zip(&mut moments.squares).zip(&pivot) {
+            let sum = *mean;
+            *mean = sum / moments.count;
+            *squares -= *mean * sum;
+            *mean += f64::from(pivot);
         }
         moments
     }

@@ -1,0 +1,387 @@
+//! The program as a user meets it.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use assert_cmd::Command;
+use pdac_cascade::imaging::components::{Components, Connectivity};
+use pdac_cascade::imaging::file::{Compression, read_image, write_image};
+use pdac_cascade::imaging::geometry::{Geometry, IDENTITY};
+use pdac_cascade::imaging::{Volume, Voxels};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use tempfile::TempDir;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const MAP: &str = "images/pdac-detection-map";
+
+fn program() -> Command {
+    let mut command = Command::cargo_bin("pdac-cascade").unwrap();
+    command.current_dir(ROOT);
+    command
+}
+
+/// A case folder and an output folder.
+struct Desk {
+    folder: TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Self { folder: TempDir::new().unwrap() };
+        fs::create_dir_all(desk.images()).unwrap();
+        desk
+    }
+
+    fn images(&self) -> PathBuf {
+        self.input().join("images/venous-ct")
+    }
+
+    fn input(&self) -> PathBuf {
+        self.folder.path().join("in")
+    }
+
+    fn output(&self) -> PathBuf {
+        self.folder.path().join("out")
+    }
+
+    fn with_scan(volume: &Volume<i16>) -> Self {
+        let desk = Self::new();
+        write_image(&desk.images().join("scan.mha"), volume, Compression::Zlib).unwrap();
+        desk
+    }
+
+    fn with_file(name: &str, bytes: &[u8]) -> Self {
+        let desk = Self::new();
+        fs::write(desk.images().join(name), bytes).unwrap();
+        desk
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = program();
+        command
+            .arg("run")
+            .arg("--input")
+            .arg(self.input())
+            .arg("--output")
+            .arg(self.output())
+            .args(arguments);
+        command.output().unwrap()
+    }
+
+    /// Runs, expects this exit code and error, and no output file.
+    fn refuses(&self, arguments: &[&str], code: i32, messages: &[&str]) {
+        let done = self.run(arguments);
+        let stderr = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(code), "{stderr}");
+        for message in messages {
+            assert!(stderr.contains(message), "{message:?} is not in:\n{stderr}");
+        }
+        assert!(!self.output().join("pdac-likelihood.json").exists());
+        let left = fs::read_dir(self.output().join(MAP)).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "something was left in the output folder");
+    }
+
+    fn likelihood(&self) -> f64 {
+        serde_json::from_slice(&fs::read(self.output().join("pdac-likelihood.json")).unwrap()).unwrap()
+    }
+
+    fn map(&self, stem: &str) -> Volume<f32> {
+        let image = read_image(&self.output().join(MAP).join(format!("{stem}.mha"))).unwrap();
+        assert!(matches!(image.voxels, Voxels::F32(_)), "the map is {}", image.voxels.type_name());
+        image.into_f32_volume()
+    }
+}
+
+fn header(fields: &str) -> String {
+    format!("ObjectType = Image\n{fields}\nElementDataFile = LOCAL\n")
+}
+
+/// Fat with a muscle-like blob, nothing like a pancreas.
+fn dull_scan(shape: [usize; 3], spacing: [f64; 3]) -> Volume<i16> {
+    let data = ndarray::Array3::from_shape_fn(shape, |(z, y, x)| if (z + y + x) % 7 < 3 { 50 } else { -100 });
+    Volume::new(data, Geometry::axis_aligned(shape, spacing))
+}
+
+#[test]
+fn the_demonstration_case_gives_the_expected_outputs() {
+    let desk = Desk::new();
+    let overlay = desk.folder.path().join("overlay.png");
+    let mut command = program();
+    command.args(["run", "--input", "test_input", "--threads", "2", "--output"]).arg(desk.output());
+    command.arg("--overlay").arg(&overlay).assert().success();
+    let stem = "phantom-venous-ct";
+    let expected =
+        read_image(&Path::new(ROOT).join("test_output").join(MAP).join(format!("{stem}.mha"))).unwrap();
+    let expected = expected.into_f32_volume();
+    let input =
+        read_image(&Path::new(ROOT).join("test_input/images/venous-ct").join(format!("{stem}.mha"))).unwrap();
+    let map = desk.map(stem);
+    assert_eq!(map.geometry, expected.geometry);
+    assert_eq!(map.geometry, input.geometry);
+    let largest = map.data.iter().zip(&expected.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(largest <= 1e-3, "the map differs by {largest}");
+    let found = Components::find(&map.data, Connectivity::Corners, |&v| v > 0.0);
+    assert_eq!(found.count(), 1);
+    let text = fs::read_to_string(Path::new(ROOT).join("test_output/pdac-likelihood.json")).unwrap();
+    let likelihood: f64 = text.trim().parse().unwrap();
+    assert!((desk.likelihood() - likelihood).abs() <= 1e-3, "likelihood {}", desk.likelihood());
+    assert_eq!(&fs::read(overlay).unwrap()[1..4], b"PNG");
+    let files: Vec<_> = fs::read_dir(desk.output().join(MAP)).unwrap().collect();
+    assert_eq!(files.len(), 1, "exactly one image: {files:?}");
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    let bytes = |threads: &str| {
+        let desk = Desk::new();
+        let mut command = program();
+        command
+            .args(["--input", "test_input", "--quiet", "--threads", threads, "--output"])
+            .arg(desk.output());
+        command.assert().success();
+        (desk.map("phantom-venous-ct").data, fs::read(desk.output().join("pdac-likelihood.json")).unwrap())
+    };
+    assert_eq!(bytes("1"), bytes("3"));
+}
+
+#[test]
+fn help_names_every_option_and_exit_code() {
+    let help = |arguments: &[&str]| {
+        let done = program().args(arguments).env("COLUMNS", "100").output().unwrap();
+        assert!(done.status.success());
+        String::from_utf8(done.stdout).unwrap()
+    };
+    insta::assert_snapshot!("help", help(&["--help"]));
+    insta::assert_snapshot!("help-run", help(&["run", "--help"]));
+}
+
+#[test]
+fn wrong_arguments_name_the_option() {
+    program().args(["--threads", "0"]).assert().code(2).stderr(predicates::str::contains("--threads"));
+    program()
+        .args(["--accumulate", "bf16"])
+        .assert()
+        .code(2)
+        .stderr(predicates::str::contains("float32, float16"));
+    program().args(["walk"]).assert().code(2).stderr(predicates::str::contains("walk"));
+}
+
+#[test]
+fn a_missing_or_ambiguous_image_is_named() {
+    let empty = Desk::new();
+    empty.refuses(&[], 3, &["images/venous-ct: holds no image, expected one"]);
+    let two = Desk::with_scan(&dull_scan([4, 5, 6], [3.0; 3]));
+    fs::write(two.images().join("other.nii.gz"), b"").unwrap();
+    two.refuses(&[], 3, &["holds 2 images (other.nii.gz, scan.mha), expected one"]);
+    fs::remove_dir_all(two.images()).unwrap();
+    two.refuses(&[], 3, &["images/venous-ct: no such folder; PANORAMA expects one image there"]);
+}
+
+#[test]
+fn images_that_cannot_be_used_are_named_with_the_reason() {
+    let short = "NDims = 3\nDimSize = 4 5 6\nElementType = MET_SHORT\n";
+    let table: [(&str, String, usize, &[&str]); 8] = [
+        ("truncated", header(&format!("{short}ElementSpacing = 1 1 1")), 100, &["scan.mha", "240"]),
+        ("zero spacing", header(&format!("{short}ElementSpacing = 1 0 1")), 240, &["scan.mha", "spacing"]),
+        ("no image", "hello".to_owned(), 0, &["scan.mha"]),
+        ("2-D", header("NDims = 2\nDimSize = 4 5\nElementType = MET_SHORT"), 40, &["scan.mha", "2"]),
+        ("4-D", header("NDims = 4\nDimSize = 4 5 6 2\nElementType = MET_SHORT"), 480, &["scan.mha", "4"]),
+        ("vector", header(&format!("{short}ElementNumberOfChannels = 3")), 720, &["scan.mha", "3"]),
+        (
+            "singular direction",
+            header(&format!("{short}TransformMatrix = 1 0 0 1 0 0 0 0 1")),
+            240,
+            &["scan.mha", "TransformMatrix"],
+        ),
+        (
+            "huge",
+            header("NDims = 3\nDimSize = 99999999 99999999 99999999\nElementType = MET_SHORT"),
+            9,
+            &["scan.mha"],
+        ),
+    ];
+    for (what, header, bytes, messages) in table {
+        eprintln!("{what}");
+        let file = [header.as_bytes(), vec![0; bytes].as_slice()].concat();
+        Desk::with_file("scan.mha", &file).refuses(&[], 3, messages);
+    }
+}
+
+#[test]
+fn voxels_that_are_not_numbers_are_named() {
+    for value in [f32::NAN, f32::INFINITY] {
+        let mut data = ndarray::Array3::<f32>::zeros((3, 4, 5));
+        data[(2, 1, 3)] = value;
+        let volume = Volume::new(data, Geometry::axis_aligned([3, 4, 5], [1.0; 3]));
+        let desk = Desk::new();
+        write_image(&desk.images().join("scan.mha"), &volume, Compression::None).unwrap();
+        desk.refuses(&[], 3, &["scan.mha: voxel (x, y, z) = [3, 1, 2] is", "expected finite values"]);
+    }
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_written_is_found_before_the_work() {
+    let desk = Desk::with_scan(&dull_scan([4, 5, 6], [3.0; 3]));
+    fs::write(desk.output(), b"a file").unwrap();
+    let done = desk.run(&[]);
+    let stderr = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(4), "{stderr}");
+    assert!(stderr.contains("out/images/pdac-detection-map: cannot be written"), "{stderr}");
+    assert!(!stderr.contains("low resolution"), "work was begun:\n{stderr}");
+    fs::remove_file(desk.output()).unwrap();
+    desk.refuses(&["--overlay", "/nowhere/at/all.png"], 4, &["/nowhere/at/all.png: cannot be written"]);
+}
+
+/// A copy of the demonstration weights that a test may spoil.
+fn weights_copy(desk: &Desk) -> PathBuf {
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let target = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy(&entry.path(), &target);
+            } else {
+                fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    }
+    let copied = desk.folder.path().join("weights");
+    copy(&Path::new(ROOT).join("weights"), &copied);
+    copied
+}
+
+/// Changes the recipe of a copy of the weights.
+fn edit_recipe(weights: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+    let file = weights.join("panorama/pipeline.json");
+    let mut recipe = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    change(&mut recipe);
+    fs::write(file, recipe.to_string()).unwrap();
+}
+
+#[test]
+fn missing_and_mismatching_weights_are_named_before_the_work() {
+    let desk = Desk::with_scan(&dull_scan([4, 5, 6], [3.0; 3]));
+    desk.refuses(&["--weights", "/nowhere"], 5, &["/nowhere/panorama/pipeline.json", "No such file"]);
+    let weights = weights_copy(&desk);
+    let folder = weights.to_str().unwrap();
+    let mut folders = fs::read_dir(weights.join("panorama")).unwrap().map(|e| e.unwrap().path());
+    let lesion = folders.find(|p| p.to_string_lossy().contains("Dataset104")).unwrap();
+    let model = fs::read_dir(lesion).unwrap().next().unwrap().unwrap().path();
+    let plans = fs::read_to_string(model.join("plans.json")).unwrap();
+    let spoiled = plans.replace("            24,\n            24\n", "            24,\n            48\n");
+    let spoiled = if spoiled == plans { plans.replace("24, 24]", "24, 48]") } else { spoiled };
+    assert_ne!(spoiled, plans, "the plans were to be spoiled");
+    fs::write(model.join("plans.json"), spoiled).unwrap();
+    desk.refuses(
+        &["--weights", folder],
+        5,
+        &[
+            "of its tensors do not fit the plans' network",
+            "encoder.stages.3.0.convs.0.conv.weight",
+            "encoder.stages.3.0.convs.1.conv.weight",
+        ],
+    );
+    fs::write(model.join("plans.json"), plans).unwrap();
+    let checkpoint = model.join("fold_2/checkpoint_best_panorama.safetensors");
+    let bytes = fs::read(&checkpoint).unwrap();
+    fs::write(&checkpoint, &bytes[..bytes.len() / 2]).unwrap();
+    desk.refuses(&["--weights", folder], 5, &["fold_2/checkpoint_best_panorama.safetensors"]);
+    fs::remove_file(&checkpoint).unwrap();
+    desk.refuses(&["--weights", folder], 5, &["fold_2", "checkpoint_best_panorama"]);
+}
+
+#[test]
+fn impossible_recipes_are_refused_with_the_key() {
+    type Change = fn(&mut serde_json::Value);
+    let table: [(Change, &str); 6] = [
+        (
+            |r| r["lesion"]["model"]["step"] = 0.0.into(),
+            "lesion.model.step is 0, needs a number above 0 and at most 1",
+        ),
+        (|r| r["lesion"]["lesion_label"] = 9.into(), "label 9 is asked for, lesion.model has labels 0 to 6"),
+        (|r| r["mask"]["dilation_voxels"] = 4.into(), "mask.dilation_voxels is 4, needs an odd number"),
+        (|r| r["roi"]["margin"] = 4.into(), "unknown field `margin`, expected `margin_mm_xyz`"),
+        (|r| r["roi"]["margin_mm_xyz"] = serde_json::json!([1, -1, 1]), "needs three numbers of at least 0"),
+        (|r| r["pancreas"]["model"]["folds"] = serde_json::json!([]), "pancreas.model.folds is empty"),
+    ];
+    for (change, message) in table {
+        let desk = Desk::with_scan(&dull_scan([4, 5, 6], [3.0; 3]));
+        let weights = weights_copy(&desk);
+        edit_recipe(&weights, change);
+        desk.refuses(&["--weights", weights.to_str().unwrap()], 5, &["pipeline.json", message]);
+    }
+}
+
+#[test]
+fn no_pancreas_is_a_zero_map_with_a_warning() {
+    let scan = dull_scan([12, 30, 32], [5.0, 3.0, 3.0]);
+    let desk = Desk::with_scan(&scan);
+    let done = desk.run(&["--quiet"]);
+    let stderr = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success(), "{stderr}");
+    assert!(
+        stderr.contains("no pancreas found: the detection map is all zero and the likelihood 0"),
+        "{stderr}"
+    );
+    assert_eq!(desk.likelihood(), 0.0);
+    let map = desk.map("scan");
+    assert_eq!(map.geometry, scan.geometry);
+    assert!(map.data.iter().all(|&v| v == 0.0));
+}
+
+#[test]
+fn the_recipe_can_ask_for_the_whole_image_when_no_pancreas_is_found() {
+    let desk = Desk::with_scan(&dull_scan([6, 30, 32], [3.0, 1.5, 1.5]));
+    let weights = weights_copy(&desk);
+    edit_recipe(&weights, |r| r["roi"]["if_no_pancreas"] = "whole_image".into());
+    let done = desk.run(&["--weights", weights.to_str().unwrap()]);
+    let stderr = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success(), "{stderr}");
+    assert!(stderr.contains("no pancreas found: searching the whole image"), "{stderr}");
+    assert!(stderr.contains("stage=\"lesion\""), "{stderr}");
+}
+
+#[test]
+fn one_slice_and_two_thousand_slices_work() {
+    for shape in [[1, 40, 44], [2000, 6, 5], [3, 1, 1]] {
+        let mut scan = dull_scan(shape, [1.0, 4.0, 4.0]);
+        scan.geometry.direction = [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]];
+        assert_ne!(scan.geometry.direction, IDENTITY);
+        let desk = Desk::with_scan(&scan);
+        let done = desk.run(&[]);
+        assert!(done.status.success(), "{shape:?}: {}", String::from_utf8_lossy(&done.stderr));
+        assert_eq!(desk.map("scan").geometry, scan.geometry);
+    }
+}
+
+#[test]
+fn the_log_is_plain_lines_or_json() {
+    let desk = Desk::with_scan(&dull_scan([4, 20, 22], [9.0, 4.5, 4.5]));
+    let text = String::from_utf8(desk.run(&[]).stderr).unwrap();
+    for stage in ["prepare", "read", "low resolution", "pancreas", "write", "total"] {
+        assert!(text.contains(&format!("finished stage=\"{stage}\" seconds=")), "{stage} is not in:\n{text}");
+    }
+    assert!(
+        text.contains("demonstration weights trained on synthetic phantoms: unfit for patients"),
+        "{text}"
+    );
+    assert!(!text.contains('\u{1b}'), "colours outside a terminal:\n{text}");
+    let json = String::from_utf8(desk.run(&["--log", "json"]).stderr).unwrap();
+    let lines: Vec<serde_json::Value> = json.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert!(lines.iter().any(|l| l["stage"] == "total" && l["peak_mb"].as_f64().unwrap() > 0.0), "{json}");
+    let quiet = String::from_utf8(desk.run(&["--quiet"]).stderr).unwrap();
+    assert!(quiet.lines().all(|l| l.contains("WARN")), "{quiet}");
+}
+
+#[test]
+fn inspect_prints_the_plans_of_both_networks() {
+    let done = program().args(["inspect", "--weights", "weights"]).assert().success();
+    let text = String::from_utf8(done.get_output().stdout.clone()).unwrap();
+    for word in
+        ["pancreas:", "lesion:", "checkpoint_best_panorama, folds 0 1 2 3 4", "decoder.seg_layers.2", "GFLOP"]
+    {
+        assert!(text.contains(word), "{word} is not in:\n{text}");
+    }
+}

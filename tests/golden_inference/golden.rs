@@ -1,0 +1,92 @@
+//! Reading golden files and comparing with them.
+
+use ndarray::Array3;
+use pdac_cascade::imaging::Voxels;
+use pdac_cascade::imaging::file::read_image;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Folders of the cases of one kind, by name; fails if there are fewer than `at_least`.
+pub fn cases(kind: &str, at_least: usize) -> Vec<PathBuf> {
+    let folder = Path::new(ROOT).join("tests/golden").join(kind);
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    cases.sort();
+    assert!(cases.len() >= at_least, "{kind}: only {} golden cases", cases.len());
+    cases
+}
+
+/// One golden case: numbers in JSON, samples of arrays in safetensors.
+pub struct Golden {
+    pub folder: PathBuf,
+    pub info: Value,
+    bytes: Vec<u8>,
+}
+
+/// Every `stride`-th element of a flattened array.
+pub struct Sample {
+    pub shape: Vec<usize>,
+    pub stride: usize,
+    pub values: Vec<f32>,
+}
+
+impl Golden {
+    pub fn open(folder: &Path) -> Self {
+        let info = serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
+        let bytes = std::fs::read(folder.join("golden.safetensors")).unwrap();
+        Self { folder: folder.to_owned(), info, bytes }
+    }
+
+    pub fn name(&self) -> String {
+        self.folder.file_name().unwrap().to_string_lossy().into_owned()
+    }
+
+    pub fn sample(&self, name: &str) -> Sample {
+        let tensors = safetensors::SafeTensors::deserialize(&self.bytes).unwrap();
+        let data = tensors.tensor(name).unwrap().data().to_vec();
+        let values = data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let shape = integers(&self.info[name]["shape"]);
+        Sample { shape, stride: self.info[name]["stride"].as_u64().unwrap() as usize, values }
+    }
+
+    pub fn labels(&self, file: &str) -> Array3<u16> {
+        match read_image(&self.folder.join(file)).unwrap().voxels {
+            Voxels::U8(labels) => labels.mapv(u16::from),
+            Voxels::U16(labels) => labels,
+            other => panic!("{file}: labels of type {}", other.type_name()),
+        }
+    }
+}
+
+impl Sample {
+    /// Largest difference to the sampled elements of the array `got(flat index)`; shapes must agree.
+    pub fn largest_difference(&self, shape: &[usize], got: impl Fn(usize) -> f32) -> f32 {
+        self.differences(shape, got).into_iter().fold(0.0, f32::max)
+    }
+
+    /// All differences to the sampled elements.
+    pub fn differences(&self, shape: &[usize], got: impl Fn(usize) -> f32) -> Vec<f32> {
+        assert_eq!(self.shape, shape, "shapes differ");
+        assert!(self.values.len() > 10, "an empty sample proves nothing");
+        self.values.iter().enumerate().map(|(i, v)| (v - got(i * self.stride)).abs()).collect()
+    }
+}
+
+pub fn integers(value: &Value) -> Vec<usize> {
+    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect()
+}
+
+/// Where labels differ: at most 1 voxel in 10,000.
+pub fn differing_labels(name: &str, got: &Array3<u16>, expected: &Array3<u16>) -> Vec<(usize, usize, usize)> {
+    assert_eq!(got.shape(), expected.shape(), "{name}: shape of the labels");
+    let differing: Vec<_> =
+        got.indexed_iter().filter(|(at, label)| **label != expected[*at]).map(|(at, _)| at).collect();
+    assert!(
+        differing.len() * 10_000 <= got.len(),
+        "{name}: {} of {} labels differ",
+        differing.len(),
+        got.len()
+    );
+    differing
+}

@@ -1,0 +1,230 @@
+//! Every stage of one model's inference.
+
+use crate::golden::{Golden, ROOT, cases, differing_labels, integers};
+use ndarray::Array3;
+use pdac_cascade::imaging::file::read_image;
+use pdac_cascade::nnunet::export::{Decision, Segmentation, SegmentationRequest, for_each_slab, segment};
+use pdac_cascade::nnunet::model_folder::{Fold, ModelFolder};
+use pdac_cascade::nnunet::predictor::{Logits, PredictOptions, Predictor, Preprocessed};
+use pdac_cascade::nnunet::preprocessing::transpose;
+use pdac_cascade::nnunet::sliding_window::{Accumulate, importance_map, tile_starts};
+use pdac_cascade::ops::Isa;
+use std::path::{Path, PathBuf};
+
+const PREPROCESSED: f32 = 1e-4;
+const WEIGHTS: f32 = 1e-4;
+const LOGITS: f32 = 1e-3;
+const PROBABILITIES: f32 = 1e-3;
+
+fn model_path(name: &str) -> PathBuf {
+    let demonstration = Path::new(ROOT).join("weights/panorama");
+    match name {
+        "demo-pancreas" => demonstration
+            .join("Dataset103_PANORAMA_baseline_Pancreas_Segmentation/nnUNetTrainer__nnUNetPlans__3d_fullres"),
+        "demo-lesion" => demonstration.join(
+            "Dataset104_PANORAMA_baseline_PDAC_Detection/nnUNetTrainer_Loss_CE_checkpoints__nnUNetPlans__3d_fullres",
+        ),
+        variant => Path::new(ROOT).join("tests/golden/models").join(variant),
+    }
+}
+
+fn open_model(golden: &Golden) -> ModelFolder {
+    let folds: Vec<Fold> =
+        integers(&golden.info["folds"]).into_iter().map(|k| Fold::Number(k as u32)).collect();
+    let path = model_path(golden.info["model"].as_str().unwrap());
+    ModelFolder::open(&path, &folds, golden.info["checkpoint"].as_str().unwrap()).unwrap()
+}
+
+fn options(accumulate: Accumulate) -> PredictOptions {
+    PredictOptions { step: 0.5, mirroring: true, accumulate, isa: Isa::detect() }
+}
+
+fn preprocess(golden: &Golden, model: &ModelFolder) -> Preprocessed {
+    let files = golden.info["files"].as_array().unwrap();
+    let images: Vec<_> = files
+        .iter()
+        .map(|f| read_image(&golden.folder.join(f.as_str().unwrap())).unwrap().into_f32_volume())
+        .collect();
+    let spacing = images[0].geometry.spacing;
+    Preprocessed::new(model, images.into_iter().map(|v| v.data).collect(), spacing).unwrap()
+}
+
+fn check_preprocessed(golden: &Golden, scan: &Preprocessed) {
+    let name = golden.name();
+    let [z, y, x] = scan.shape();
+    let per_channel = z * y * x;
+    let channels: Vec<_> = scan.channels.iter().map(|c| c.as_standard_layout().into_owned()).collect();
+    let value = |i: usize| channels[i / per_channel].as_slice().unwrap()[i % per_channel];
+    let difference = golden.sample("preprocessed").largest_difference(&[channels.len(), z, y, x], value);
+    eprintln!("{name}: preprocessed differs by {difference:.2e}");
+    assert!(difference <= PREPROCESSED, "{name}: preprocessed differs by {difference}");
+    let crop: Vec<Vec<usize>> = golden.info["crop"].as_array().unwrap().iter().map(integers).collect();
+    let got: Vec<Vec<usize>> = (0..3).map(|a| vec![scan.crop.start[a], scan.crop.stop[a]]).collect();
+    assert_eq!(got, crop, "{name}: non-zero box");
+}
+
+fn check_tiles(golden: &Golden, model: &ModelFolder) {
+    let name = golden.name();
+    let patch = model.configuration.patch_size;
+    let map = importance_map(patch, Accumulate::Float32);
+    let difference = golden.sample("gaussian").largest_difference(&patch, |i| map[i]);
+    eprintln!("{name}: tile weights differ by {difference:.2e}");
+    assert!(difference <= WEIGHTS, "{name}: tile weights differ by {difference}");
+    let padded = integers(&golden.info["padded_shape"]);
+    let starts = tile_starts([padded[1], padded[2], padded[3]], patch, 0.5);
+    let expected: Vec<Vec<usize>> =
+        golden.info["tile_starts"].as_array().unwrap().iter().map(integers).collect();
+    assert_eq!(starts.to_vec(), expected, "{name}: tile starts");
+}
+
+/// One (z, y, x, heads) array as nnU-Net flattens it: heads first.
+fn heads_first(values: &[f32], [d, h, w]: [usize; 3], heads: usize) -> impl Fn(usize) -> f32 {
+    let voxels = d * h * w;
+    move |i| values[i % voxels * heads + i / voxels]
+}
+
+fn logit_differences(golden: &Golden, key: &str, logits: &Logits) -> Vec<f32> {
+    let [d, h, w] = logits.shape;
+    logits
+        .with_view(|view| {
+            let got = heads_first(view.as_slice().unwrap(), logits.shape, logits.heads);
+            golden.sample(key).differences(&[logits.heads, d, h, w], got)
+        })
+        .unwrap()
+}
+
+/// Where the two best logits on the scan's grid are closer than the tolerance of logits.
+fn near_ties(model: &ModelFolder, scan: &Preprocessed, logits: &Logits) -> Array3<bool> {
+    let mut ties = Array3::from_elem(scan.full_shape, false);
+    for_each_slab(model, scan, logits, |range, slab| {
+        for (z, slice) in range.zip(slab.outer_iter()) {
+            for ((y, x), tie) in
+                slice.map_axis(ndarray::Axis(2), |voxel| is_tie(voxel.as_slice().unwrap())).indexed_iter()
+            {
+                let start = scan.crop.start;
+                ties[(z + start[0], y + start[1], x + start[2])] = *tie;
+            }
+        }
+    })
+    .unwrap();
+    transpose(ties, model.transpose_backward)
+}
+
+/// Softmax heads that are nearly equal, or a region's head near its threshold.
+fn is_tie(logits: &[f32]) -> bool {
+    let mut sorted = logits.to_vec();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    sorted[0] - sorted[1] < LOGITS || logits.iter().any(|v| v.abs() < LOGITS)
+}
+
+fn check_segmentation(
+    golden: &Golden,
+    model: &ModelFolder,
+    scan: &Preprocessed,
+    logits: &Logits,
+    prefix: &str,
+) -> usize {
+    let name = golden.name();
+    let sample = golden.sample(&format!("{prefix}probabilities"));
+    let heads: Vec<Segmentation> = (0..logits.heads)
+        .map(|head| {
+            let request =
+                SegmentationRequest { decision: Decision::Probabilities, probability_of: Some(head) };
+            segment(model, scan, logits, request).unwrap()
+        })
+        .collect();
+    let voxels = heads[0].labels.len();
+    let value = |i: usize| heads[i / voxels].probability.as_ref().unwrap().as_slice().unwrap()[i % voxels];
+    let shape: Vec<usize> = [&[logits.heads], heads[0].labels.shape()].concat();
+    if prefix.is_empty() {
+        let difference = sample.largest_difference(&shape, value);
+        eprintln!("{name}: probabilities differ by {difference:.2e}");
+        assert!(difference <= PROBABILITIES, "{name}: probabilities differ by {difference}");
+    }
+    let expected = golden.labels(&format!("{prefix}labels.mha"));
+    let differing = differing_labels(&name, &heads[0].labels, &expected);
+    if prefix.is_empty() {
+        let ties = near_ties(model, scan, logits);
+        let clear = differing.iter().find(|&&at| !ties[at]);
+        assert!(clear.is_none(), "{name}: label differs at {clear:?} although its logits are not close");
+        assert!(expected.iter().any(|&label| label != 0), "{name}: an empty segmentation proves little");
+    }
+    differing.len()
+}
+
+#[test]
+fn every_stage_of_inference_agrees_with_nnunet() {
+    for folder in cases("nnunet", 9) {
+        let golden = Golden::open(&folder);
+        let name = golden.name();
+        let model = open_model(&golden);
+        let mut scan = preprocess(&golden, &model);
+        check_preprocessed(&golden, &scan);
+        check_tiles(&golden, &model);
+        let predictor = Predictor::new(&model, options(Accumulate::Float32)).unwrap();
+        let patch = model.configuration.patch_size;
+        let below: [isize; 3] =
+            std::array::from_fn(|a| -((patch[a].saturating_sub(scan.shape()[a]) / 2) as isize));
+        let tile = predictor.raw_tile(scan.clone(), below).unwrap();
+        let heads = tile.len() / patch.iter().product::<usize>();
+        let shape = [&[heads], patch.as_slice()].concat();
+        let difference =
+            golden.sample("tile_output").largest_difference(&shape, heads_first(&tile, patch, heads));
+        eprintln!("{name}: one tile differs by {difference:.2e}");
+        assert!(difference <= LOGITS, "{name}: one tile's logits differ by {difference}");
+        let logits = predictor.logits(&mut scan, &|_| true).unwrap();
+        let difference = logit_differences(&golden, "logits", &logits).into_iter().fold(0.0, f32::max);
+        eprintln!("{name}: logits differ by {difference:.2e}");
+        assert!(difference <= LOGITS, "{name}: logits differ by {difference}");
+        let differing = check_segmentation(&golden, &model, &scan, &logits, "");
+        eprintln!("{name}: {differing} labels differ");
+    }
+}
+
+/// float16 steps flip where the float32 sums before them differ in the last bit; near the edges, where weights are
+/// subnormal, one step is large. So the number of elements that differ is bounded, not their difference.
+#[test]
+fn float16_accumulation_rounds_as_nnunet_does() {
+    let mut compared = 0;
+    for folder in cases("nnunet", 9) {
+        let golden = Golden::open(&folder);
+        if golden.info.get("half_logits").is_none() {
+            continue;
+        }
+        let model = open_model(&golden);
+        let mut scan = preprocess(&golden, &model);
+        let predictor = Predictor::new(&model, options(Accumulate::Float16)).unwrap();
+        let logits = predictor.logits(&mut scan, &|_| true).unwrap();
+        let differences = logit_differences(&golden, "half_logits", &logits);
+        let off = differences.iter().filter(|d| **d > 0.0).count() as f64 / differences.len() as f64;
+        let precise = predictor_difference(&golden, &model);
+        let labels = check_segmentation(&golden, &model, &scan, &logits, "half_");
+        eprintln!(
+            "{}: {off:.4} of float16 logits differ ({precise:.4} with float32), {labels} labels",
+            golden.name()
+        );
+        assert!(off < 0.01, "{}: {off} of the float16 logits differ", golden.name());
+        assert!(precise > 0.5, "float32 accumulation should not give float16 logits");
+        compared += 1;
+    }
+    assert_eq!(compared, 2);
+}
+
+/// Part of the golden float16 logits that float32 accumulation does not hit.
+fn predictor_difference(golden: &Golden, model: &ModelFolder) -> f64 {
+    let mut scan = preprocess(golden, model);
+    let predictor = Predictor::new(model, options(Accumulate::Float32)).unwrap();
+    let logits = predictor.logits(&mut scan, &|_| true).unwrap();
+    let differences = logit_differences(golden, "half_logits", &logits);
+    differences.iter().filter(|d| **d > 0.0).count() as f64 / differences.len() as f64
+}
+
+#[test]
+fn an_observer_can_stop_a_prediction() {
+    let golden = Golden::open(&cases("nnunet", 9)[0]);
+    let model = open_model(&golden);
+    let mut scan = preprocess(&golden, &model);
+    let predictor = Predictor::new(&model, options(Accumulate::Float32)).unwrap();
+    let error = predictor.logits(&mut scan, &|_| false).unwrap_err();
+    assert_eq!(error.to_string(), "interrupted");
+}
