@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Time the Python original's whole process and ours on one case, in turn, and print the ratios.
+"""Time the Python original and our program on one scan, alternating, whole processes.
 
-    bench_cascade.py --binary target/release/pdac-cascade --demo WORK
+    bench_cascade.py --binary target/release/pdac-cascade --input test_input --models WORK/models --runs 3 --threads 2
 
-The original is ref_panorama.py of the oracle folder as nnU-Net runs by default (float16 accumulation), on the same weights.
-Each process gets the same number of threads; peak memory is the operating system's figure for the finished process.
+--models is the folder of .pth models with weights rounded to f16 (`make_demo.py weights --work WORK` leaves WORK/models), so
+that both run the same weights. The original runs with nnU-Net's own float16 accumulation unless --accum float32 is given.
+Printed are the medians of wall seconds, CPU seconds and peak resident memory (of the process, as the kernel counts it),
+their ratios, and how far likelihood and detection map of the two are apart.
 """
 import argparse
 import json
@@ -19,60 +21,116 @@ from pathlib import Path
 import make_demo
 import oracle
 
+# numpy and SimpleITK are imported after the last run only: at exec the kernel hands the caller's peak memory on to the child.
 
-def measure(command, environment):
-    """(wall seconds, peak resident MB) of a finished process; stops on failure"""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command[0]} ended with {process.returncode}: {' '.join(map(str, command))}")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e6
+SAMPLING_INTERVAL = 0.01  # seconds; also the resolution of the wall times
+THREAD_VARIABLES = ("ORACLE_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS",
+                    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "nnUNet_def_n_proc")
+
+
+def commands(a):
+    """The two command lines, without --output."""
+    stage1, stage2 = make_demo.model_folders(a.models)
+    original = [sys.executable, str(Path(__file__).with_name("original_cascade.py")), str(a.oracle), "--input", str(a.input),
+                "--stage1", str(stage1), "--stage2", str(stage2), "--accum", a.accum]
+    ours = [str(a.binary), "run", "--input", str(a.input), "--weights", str(a.weights), "--threads", str(a.threads)]
+    return {"original": original, "ours": ours}
+
+
+def high_water(pid):
+    """Peak resident KiB of a living process since its start, or since it last reset that count (ours does, stage by stage)."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+
+
+def measure(command, output, threads):
+    """Runs a command to its end: {wall_s, cpu_s, peak_mib, log}."""
+    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
+    with tempfile.TemporaryFile() as log:
+        started = time.perf_counter()
+        child = subprocess.Popen([*command, "--output", str(output)], stdout=log, stderr=log, env=environment)
+        peak = 0
+        while not (ended := os.wait4(child.pid, os.WNOHANG))[0]:
+            peak = max(peak, high_water(child.pid))
+            time.sleep(SAMPLING_INTERVAL)
+        _, status, usage = ended
+        wall = time.perf_counter() - started
+        child.returncode = os.waitstatus_to_exitcode(status)
+        log.seek(0)
+        text = log.read().decode(errors="replace")
+    if child.returncode:
+        raise SystemExit(f"{command[0]} ended with {child.returncode}:\n{text}")
+    return {"wall_s": wall, "cpu_s": usage.ru_utime + usage.ru_stime, "peak_mib": max(peak, usage.ru_maxrss) / 1024, "log": text}
+
+
+def read_outputs(folder):
+    """(likelihood, detection map)"""
+    import SimpleITK as sitk
+    image, = (Path(folder) / "images" / "pdac-detection-map").iterdir()
+    return json.loads((Path(folder) / "pdac-likelihood.json").read_text()), sitk.ReadImage(str(image))
 
 
 def deviation(original, ours):
-    """Largest difference of the maps and of the likelihoods"""
+    """How far the two outputs are apart."""
     import numpy as np
     import SimpleITK as sitk
-    maps = []
-    for folder in (original, ours):
-        file, = (folder / "images" / "pdac-detection-map").glob("*.mha")
-        maps.append(sitk.GetArrayFromImage(sitk.ReadImage(str(file))))
-    numbers = [json.loads((folder / "pdac-likelihood.json").read_text()) for folder in (original, ours)]
-    return float(np.abs(maps[0] - maps[1]).max()), abs(numbers[0] - numbers[1])
+    (likelihood_a, map_a), (likelihood_b, map_b) = read_outputs(original), read_outputs(ours)
+    a, b = sitk.GetArrayFromImage(map_a), sitk.GetArrayFromImage(map_b)
+    if a.shape != b.shape:
+        raise SystemExit(f"detection maps of shapes {a.shape} and {b.shape}")
+    both = (a > 0) & (b > 0)
+    return {
+        "likelihood_original": likelihood_a, "likelihood_ours": likelihood_b, "likelihood_difference": abs(likelihood_a - likelihood_b),
+        "voxels_in_one_map_only": int(np.count_nonzero((a > 0) != (b > 0))), "voxels_in_both_maps": int(np.count_nonzero(both)),
+        "largest_difference_where_both": float(np.abs(a - b)[both].max(initial=0.0)),
+        "same_geometry": bool(np.allclose(map_a.GetOrigin(), map_b.GetOrigin()) and np.allclose(map_a.GetSpacing(), map_b.GetSpacing())
+                              and np.allclose(map_a.GetDirection(), map_b.GetDirection())),
+    }
+
+
+def report(medians, ratios, apart):
+    for who, m in medians.items():
+        print(f"median {who:8} wall {m['wall_s']:8.2f} s  cpu {m['cpu_s']:8.2f} s  peak {m['peak_mib']:7.0f} MiB")
+    print("original / ours:", ", ".join(f"{q} {r:.1f}" for q, r in ratios.items()))
+    for name, value in apart.items():
+        print(f"{name}: {value}")
 
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--binary", type=Path, required=True)
-    ap.add_argument("--demo", type=Path, required=True, help="--work folder of make_demo.py: the weights as .pth")
     ap.add_argument("--input", type=Path, default=oracle.REPOSITORY / "test_input")
-    ap.add_argument("--weights", type=Path, default=oracle.REPOSITORY / "weights")
-    ap.add_argument("--runs", type=int, default=3)
-    ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--models", type=Path, required=True, help="folder of the .pth models, rounded to f16")
+    ap.add_argument("--weights", type=Path, default=oracle.REPOSITORY / "weights", help="our weights folder (default: weights)")
+    ap.add_argument("--runs", type=int, default=3, help="of each (default %(default)s)")
+    ap.add_argument("--threads", type=int, default=2, help="of each (default %(default)s)")
+    ap.add_argument("--accum", choices=["official", "float32"], default="official", help="precision of the original's sums over tiles")
+    ap.add_argument("--json", type=Path, help="also write everything measured into this file")
     oracle.add_option(ap)
     a = ap.parse_args()
-    pancreas, lesion = make_demo.model_folders(a.demo / "models")
-    environment = dict(os.environ, ORACLE_THREADS=str(a.threads))
-    rows = []
+    a.binary, a.oracle = a.binary.resolve(), a.oracle.resolve()
+
+    print("load average at the start:", *os.getloadavg(), flush=True)
+    runs = {"original": [], "ours": []}
     with tempfile.TemporaryDirectory() as tmp:
-        theirs, ours = Path(tmp) / "original", Path(tmp) / "ours"
-        original = [sys.executable, a.oracle / "ref_panorama.py", "--input", a.input, "--output", theirs,
-                    "--stage1", pancreas, "--stage2", lesion]
-        own = [a.binary, "run", "--input", a.input, "--output", ours, "--weights", a.weights, "--threads", str(a.threads)]
-        for run in range(a.runs + 1):
-            pair = measure(original, environment), measure(own, environment)
-            print(f"{'warm-up' if run == 0 else run}: original {pair[0][0]:.2f} s {pair[0][1]:.0f} MB, "
-                  f"ours {pair[1][0]:.2f} s {pair[1][1]:.0f} MB", flush=True)
-            if run:
-                rows.append(pair)
-        map_difference, likelihood_difference = deviation(theirs, ours)
-    median = lambda part, figure: statistics.median(row[part][figure] for row in rows)  # noqa: E731
-    print(f"median: original {median(0, 0):.2f} s, {median(0, 1):.0f} MB; ours {median(1, 0):.2f} s, {median(1, 1):.0f} MB")
-    print(f"faster by a factor of {statistics.median(r[0][0] / r[1][0] for r in rows):.1f}, "
-          f"peak memory 1/{statistics.median(r[0][1] / r[1][1] for r in rows):.0f}")
-    print(f"map differs by {map_difference:.2e}, likelihood by {likelihood_difference:.2e} (float16 against float32 accumulation)")
+        for k in range(a.runs + 1):  # the first pair warms the file cache and does not count
+            for who, command in commands(a).items():
+                r = measure(command, Path(tmp) / f"{who}{k}", a.threads)
+                if who == "original":
+                    r["split_s"] = json.loads(r["log"].strip().splitlines()[-1])
+                if k:
+                    runs[who].append(r)
+                print(f"{f'run {k}' if k else 'warm-up'} {who:8} wall {r['wall_s']:8.2f} s  cpu {r['cpu_s']:8.2f} s  peak {r['peak_mib']:7.0f} MiB",
+                      {n: round(s, 2) for n, s in r.get("split_s", {}).items()} or "", flush=True)
+        apart = deviation(Path(tmp) / "original0", Path(tmp) / "ours0")
+    medians = {who: {q: statistics.median(r[q] for r in rs) for q in ("wall_s", "cpu_s", "peak_mib")} for who, rs in runs.items()}
+    ratios = {q: medians["original"][q] / medians["ours"][q] for q in medians["ours"]}
+    report(medians, ratios, apart)
+    if a.json:
+        a.json.write_text(json.dumps({"runs": runs, "medians": medians, "ratios": ratios, "deviation": apart}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ import torch
 from stable_safetensors import save
 
 HEAD = re.compile(r"^decoder\.seg_layers\.(\d+)\.")
+WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
 DTYPES = {"f16": torch.float16, "f32": torch.float32}
 
 
@@ -43,6 +44,11 @@ def load_checkpoint(path):
                 np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
         with torch.serialization.safe_globals(safe):
             return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def without_wrappers(weights):
+    """The state dict without the prefixes that torch.compile and DistributedDataParallel put before its names."""
+    return {WRAPPERS.sub("", name): t for name, t in weights.items()}
 
 
 def is_alias_name(name):
@@ -110,6 +116,7 @@ def export(model, out, folds=None, checkpoint="checkpoint_final", dtype="f16", n
     written = []
     for fold in fold_names(model, folds):
         ck = load_checkpoint(model / fold / f"{stem}.pth")
+        ck["network_weights"] = without_wrappers(ck["network_weights"])
         if round_source:
             round_to_f16(ck["network_weights"])
             target = Path(round_source) / fold / f"{stem}.pth"
