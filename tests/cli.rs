@@ -192,7 +192,7 @@ fn images_that_cannot_be_used_are_named_with_the_reason() {
             "singular direction",
             header(&format!("{short}TransformMatrix = 1 0 0 1 0 0 0 0 1")),
             240,
-            &["scan.mha", "TransformMatrix"],
+            &["scan.mha", "is singular"],
         ),
         (
             "huge",
@@ -217,6 +217,16 @@ fn voxels_that_are_not_numbers_are_named() {
         let desk = Desk::new();
         write_image(&desk.images().join("scan.mha"), &volume, Compression::None).unwrap();
         desk.refuses(&[], 3, &["scan.mha: voxel (x, y, z) = [3, 1, 2] is", "expected finite values"]);
+    }
+}
+
+#[test]
+fn a_spacing_in_the_wrong_unit_is_refused_instead_of_filling_the_memory() {
+    for (spacing, message) in
+        [([2.0, 1000.0, 1000.0], "is its spacing right?"), ([1e12; 3], "more than 1073741824")]
+    {
+        let desk = Desk::with_scan(&dull_scan([2, 256, 256], spacing));
+        desk.refuses(&[], 3, &["[2.0, 1000.0, 1000.0]", message][usize::from(spacing[0] > 2.0)..]);
     }
 }
 
@@ -298,7 +308,7 @@ fn impossible_recipes_are_refused_with_the_key() {
     let table: [(Change, &str); 6] = [
         (
             |r| r["lesion"]["model"]["step"] = 0.0.into(),
-            "lesion.model.step is 0, needs a number above 0 and at most 1",
+            "lesion.model.step is 0, needs a number from 0.01 to 1",
         ),
         (|r| r["lesion"]["lesion_label"] = 9.into(), "label 9 is asked for, lesion.model has labels 0 to 6"),
         (|r| r["mask"]["dilation_voxels"] = 4.into(), "mask.dilation_voxels is 4, needs an odd number"),

@@ -2,7 +2,6 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pdac_cascade::nnunet::sliding_window::Accumulate;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 const EXIT_CODES: &str = "Exit codes:
@@ -47,8 +46,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub weights: WeightsArg,
     /// Worker threads [default: as many as the process may use].
-    #[arg(long, value_name = "N")]
-    pub threads: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
     /// Precision of the sums over tiles and folds; float16 reproduces nnU-Net's own rounding.
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = AccumulateArg::Float32)]
     pub accumulate: AccumulateArg,

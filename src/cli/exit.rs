@@ -22,7 +22,7 @@ pub fn code(error: &anyhow::Error) -> u8 {
         Some(PipelineError::Recipe { .. } | PipelineError::Model(_)) => WEIGHTS,
         Some(PipelineError::Predict(PredictError::Interrupted)) => INTERRUPTED,
         Some(PipelineError::Predict(PredictError::Model(_) | PredictError::Plan { .. })) => WEIGHTS,
-        Some(PipelineError::Predict(PredictError::Normalization(_))) => INPUT,
+        Some(PipelineError::Predict(PredictError::Normalization(_) | PredictError::TooLarge(_))) => INPUT,
         _ => UNEXPECTED,
     }
 }

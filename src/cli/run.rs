@@ -17,7 +17,7 @@ use std::path::Path;
 pub fn run(args: &RunArgs, bars: &MultiProgress) -> anyhow::Result<()> {
     interrupt::listen();
     if let Some(threads) = args.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
     let progress = Progress::new(bars);
     progress.stage("prepare");

@@ -10,6 +10,7 @@ use super::preprocessing::{
 };
 use super::resampling::{new_shape, resample_image};
 use super::sliding_window::{Accumulate, Tiling, importance_map, mirrorings};
+use crate::imaging::resampling::{GridTooLarge, check_size};
 use crate::network::{PlanError, Runner, Weights};
 use crate::ops::{AccumulateTile, AddMirrored, DivideByWeights, GatherTile, Isa, Mirroring};
 use candle_core::{DType, Device, Storage, Tensor};
@@ -60,6 +61,9 @@ pub enum PredictError {
     /// float16 accumulation overflowed, which nnU-Net refuses too.
     #[error("logits overflow float16 accumulators; use float32 accumulation")]
     HalfOverflow,
+    /// At the model's spacing the scan has more voxels than could be worked on.
+    #[error(transparent)]
+    TooLarge(#[from] GridTooLarge),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(Box<candle_core::Error>),
@@ -127,6 +131,7 @@ impl Preprocessed {
         let masked = configuration.normalization.iter().any(super::plans::ChannelNormalization::needs_mask);
         let mask = masked.then(|| nonzero_mask(&cropped.iter().map(|c| c.view()).collect::<Vec<_>>()));
         let target = new_shape(crop.shape(), spacing, configuration.spacing).map(|n| n.max(1));
+        check_size(target, spacing, configuration.spacing)?;
         let mut resampled = Vec::with_capacity(cropped.len());
         for (mut channel, normalization) in cropped.into_iter().zip(&configuration.normalization) {
             normalise(normalization, &mut channel, mask.as_ref())?;
@@ -146,7 +151,11 @@ impl Preprocessed {
     fn take_tensor(&mut self) -> candle_core::Result<Tensor> {
         let mut channels = std::mem::take(&mut self.channels).into_iter();
         let first = channels.next().unwrap_or_default();
-        let mut flat = first.as_standard_layout().into_owned().into_raw_vec_and_offset().0;
+        let first = if first.is_standard_layout() { first } else { first.as_standard_layout().into_owned() };
+        let len = first.len();
+        let (mut flat, offset) = first.into_raw_vec_and_offset();
+        flat.drain(..offset.unwrap_or(0));
+        flat.truncate(len);
         for channel in channels {
             flat.extend(channel.iter());
         }
@@ -393,7 +402,7 @@ impl HalfMean {
         for (i, (&v, sum)) in fold.iter().zip(&mut self.sum).enumerate() {
             let logit = f16::from_f32(v.to_f32() / weights[i / heads]);
             *sum = if first { logit } else { f16::from_f32(sum.to_f32() + logit.to_f32()) };
-            if !sum.is_finite() {
+            if sum.is_infinite() {
                 return Err(PredictError::HalfOverflow);
             }
         }

@@ -33,9 +33,10 @@ pub fn importance_map(patch: [usize; 3], accumulate: Accumulate) -> Vec<f32> {
         };
         (0..n).map(weight).collect::<Vec<f64>>()
     });
+    // torch rounds float64 to float32 first; going to float16 at once gives another last bit here and there.
     let round = |v: f64| match accumulate {
         Accumulate::Float32 => v as f32,
-        Accumulate::Float16 => f16::from_f64(v).to_f32(),
+        Accumulate::Float16 => f16::from_f32(v as f32).to_f32(),
     };
     let [z, y, x] = &lines;
     let mut map: Vec<f32> = z
@@ -109,6 +110,21 @@ mod tests {
         assert_eq!(all.len(), 4);
         assert!(all.iter().all(|m| !m[1]));
         assert_eq!(all[3], [true, false, true]);
+    }
+
+    /// Sums over `compute_gaussian(patch, 1/8, 10, torch.half)` of (index + 1) · bits, nnunetv2 2.8.1, torch 2.15.
+    #[test]
+    fn half_precision_weights_are_nnunets_to_the_bit() {
+        let table = [
+            ([24, 48, 48], 11_668_610_495_279_u64),
+            ([9, 15, 33], 73_751_064_392),
+            ([28, 256, 256], 12_793_435_840_342_433),
+        ];
+        for (patch, expected) in table {
+            let map = importance_map(patch, Accumulate::Float16);
+            let sum: u64 = (1..).zip(&map).map(|(i, &w)| i * u64::from(f16::from_f32(w).to_bits())).sum();
+            assert_eq!(sum, expected, "patch {patch:?}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::imaging::{Geometry, Volume};
 use crate::nnunet::dataset::OutputKind;
 use crate::nnunet::export::{Decision, Segmentation, SegmentationRequest};
 use crate::nnunet::model_folder::ModelFolder;
-use crate::nnunet::predictor::{PredictOptions, Predictor};
+use crate::nnunet::predictor::{PredictError, PredictOptions, Predictor};
 use crate::nnunet::preprocessing::BoundingBox;
 use crate::nnunet::sliding_window::Accumulate;
 use crate::ops::Isa;
@@ -158,7 +158,7 @@ impl Panorama {
         observer.stage("low resolution");
         let stage = &self.recipe.pancreas;
         let [x, y, z] = stage.spacing_mm_xyz;
-        let low = itk_resample_to_spacing(ct, [z, y, x], stage.outside_value);
+        let low = itk_resample_to_spacing(ct, [z, y, x], stage.outside_value).map_err(PredictError::from)?;
         let geometry = after_nifti(&low.geometry);
         observer.stage("pancreas");
         let request = SegmentationRequest { decision: Decision::Probabilities, probability_of: None };

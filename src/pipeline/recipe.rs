@@ -46,7 +46,7 @@ pub struct ModelRun {
     pub checkpoint: String,
     /// Average over mirrored copies along the axes that the checkpoint allows.
     pub mirroring: bool,
-    /// Distance of neighbouring tiles in patches, in (0, 1].
+    /// Distance of neighbouring tiles in patches, from 0.01 to 1.
     pub step: f64,
 }
 
@@ -148,8 +148,8 @@ impl PanoramaRecipe {
 
 impl ModelRun {
     fn check(&self, at: &str) -> Result<(), String> {
-        if !(self.step > 0.0 && self.step <= 1.0) {
-            return Err(format!("{at}.step is {}, needs a number above 0 and at most 1", self.step));
+        if !(0.01..=1.0).contains(&self.step) {
+            return Err(format!("{at}.step is {}, needs a number from 0.01 to 1", self.step));
         }
         if self.folds.is_empty() {
             return Err(format!("{at}.folds is empty, needs at least one fold"));

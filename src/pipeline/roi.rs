@@ -61,8 +61,8 @@ pub fn region_of_interest(
     for a in 0..3 {
         let margin = (margin_mm_xyz[a] / spacing[a]) as i64;
         let size = size[a] as i64;
-        let start = (first[a] - margin).clamp(0, size - 1);
-        let stop = (last[a] + margin).clamp(start + 1, size);
+        let start = first[a].saturating_sub(margin).clamp(0, size - 1);
+        let stop = last[a].saturating_add(margin).clamp(start + 1, size);
         region.start[2 - a] = start as usize;
         region.stop[2 - a] = stop as usize;
     }

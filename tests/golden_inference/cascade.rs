@@ -65,7 +65,7 @@ fn every_stage_of_the_cascade_agrees_with_the_baseline() {
         let golden = Golden::open(&folder);
         let name = golden.name();
         let ct = Case::find(&folder.join("input"), &PANORAMA).unwrap().read().unwrap();
-        let low = itk_resample_to_spacing(&ct, [9.0, 4.5, 4.5], 8.0);
+        let low = itk_resample_to_spacing(&ct, [9.0, 4.5, 4.5], 8.0).unwrap();
         let values = low.data.as_slice().unwrap();
         let difference = golden.sample("low_resolution").largest_difference(low.data.shape(), |i| values[i]);
         eprintln!("{name}: low resolution differs by {difference:.2e} HU");

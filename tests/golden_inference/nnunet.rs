@@ -3,6 +3,7 @@
 use crate::golden::{Golden, ROOT, cases, differing_labels, integers};
 use ndarray::Array3;
 use pdac_cascade::imaging::file::read_image;
+use pdac_cascade::nnunet::dataset::OutputKind;
 use pdac_cascade::nnunet::export::{Decision, Segmentation, SegmentationRequest, for_each_slab, segment};
 use pdac_cascade::nnunet::model_folder::{Fold, ModelFolder};
 use pdac_cascade::nnunet::predictor::{Logits, PredictOptions, Predictor, Preprocessed};
@@ -95,11 +96,13 @@ fn logit_differences(golden: &Golden, key: &str, logits: &Logits) -> Vec<f32> {
 
 /// Where the two best logits on the scan's grid are closer than the tolerance of logits.
 fn near_ties(model: &ModelFolder, scan: &Preprocessed, logits: &Logits) -> Array3<bool> {
+    let kind = &model.dataset.output;
     let mut ties = Array3::from_elem(scan.full_shape, false);
     for_each_slab(model, scan, logits, |range, slab| {
         for (z, slice) in range.zip(slab.outer_iter()) {
-            for ((y, x), tie) in
-                slice.map_axis(ndarray::Axis(2), |voxel| is_tie(voxel.as_slice().unwrap())).indexed_iter()
+            for ((y, x), tie) in slice
+                .map_axis(ndarray::Axis(2), |voxel| is_tie(kind, voxel.as_slice().unwrap()))
+                .indexed_iter()
             {
                 let start = scan.crop.start;
                 ties[(z + start[0], y + start[1], x + start[2])] = *tie;
@@ -111,10 +114,13 @@ fn near_ties(model: &ModelFolder, scan: &Preprocessed, logits: &Logits) -> Array
 }
 
 /// Softmax heads that are nearly equal, or a region's head near its threshold.
-fn is_tie(logits: &[f32]) -> bool {
+fn is_tie(kind: &OutputKind, logits: &[f32]) -> bool {
+    if matches!(kind, OutputKind::Regions { .. }) {
+        return logits.iter().any(|v| v.abs() < LOGITS);
+    }
     let mut sorted = logits.to_vec();
     sorted.sort_by(|a, b| b.total_cmp(a));
-    sorted[0] - sorted[1] < LOGITS || logits.iter().any(|v| v.abs() < LOGITS)
+    sorted[0] - sorted[1] < LOGITS
 }
 
 fn check_segmentation(

@@ -13,4 +13,4 @@ mod to_spacing;
 pub use apply::{apply, apply_owned};
 pub(crate) use apply::{weighted_channels, weighted_rows};
 pub use operator::AxisOperator;
-pub use to_spacing::itk_resample_to_spacing;
+pub use to_spacing::{GridTooLarge, MAX_VOXELS, check_size, itk_resample_to_spacing};

@@ -9,7 +9,8 @@ use crate::nnunet::json::Node;
 const MAX_STAGES: usize = 16;
 const MAX_FEATURES: usize = 1 << 16;
 const MAX_CONVS: usize = 64;
-const MAX_KERNEL: usize = 31;
+/// What the convolution operator takes.
+const MAX_KERNEL: usize = 7;
 const MAX_STRIDE: usize = 64;
 
 const PLAIN_CONV_UNET: &str = "dynamic_network_architectures.architectures.unet.PlainConvUNet";

@@ -289,6 +289,7 @@ pub(super) trait Vectorised {
 
 /// Runs `work` compiled for `isa`.
 pub(super) fn dispatch<T: Vectorised>(isa: Isa, work: T) -> T::Output {
+    assert!(isa.is_available(), "{isa:?} was chosen on a processor without it");
     #[cfg(target_arch = "x86_64")]
     {
         use super::lanes::{Avx2, Avx512};
@@ -305,7 +306,6 @@ pub(super) fn dispatch<T: Vectorised>(isa: Isa, work: T) -> T::Output {
             unsafe { work.run::<Avx2, Avx2>() }
         }
 
-        assert!(isa.is_available(), "{isa:?} was chosen on a processor without it");
         match isa {
             // SAFETY: the processor was just asked.
             Isa::Avx512 => return unsafe { avx512(work) },
