@@ -5,7 +5,9 @@ mod outputs;
 pub use outputs::{OutputError, Outputs};
 
 use crate::imaging::file::read_image;
-use crate::imaging::{ImageError, Volume};
+use crate::imaging::{Geometry, ImageError, Volume};
+use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// One row of the platform's table: a socket read, and the sockets written.
@@ -49,7 +51,7 @@ pub enum CaseError {
         /// The folder.
         folder: PathBuf,
         /// The operating system's word.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The folder holds no image.
     #[error("{folder}: holds no image, expected one ({endings})", folder = folder.display(), endings = ENDINGS.join(", "))]
@@ -70,8 +72,27 @@ pub enum CaseError {
     /// The image cannot be used.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// A voxel is not a finite number.
-    #[error("{path}: voxel (x, y, z) = {voxel:?} is {value}, expected finite values", path = path.display())]
+    /// A file with the name of an image is none, or cannot be reached.
+    #[error("{path}: {what}", path = path.display())]
+    NotAFile {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
+    /// The geometry cannot be that of a scan.
+    #[error("{path}: {what}", path = path.display())]
+    Implausible {
+        /// The image.
+        path: PathBuf,
+        /// What, expected, got.
+        what: String,
+    },
+    /// A voxel is not a finite number, or beyond any unit.
+    #[error(
+        "{path}: voxel (x, y, z) = {voxel:?} is {value}, expected finite values below {LARGEST_VALUE:e}",
+        path = path.display()
+    )]
     NotFinite {
         /// The image.
         path: PathBuf,
@@ -98,14 +119,15 @@ impl Case {
     /// If there is no such folder, or it holds no image or several.
     pub fn find(input: &Path, interface: &Interface) -> Result<Self, CaseError> {
         let folder = input.join(interface.image);
-        if !folder.is_dir() {
-            return Err(CaseError::NoFolder { folder, task: interface.task });
-        }
-        let unreadable = |source| CaseError::Unreadable { folder: folder.clone(), source };
+        let unreadable = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => CaseError::NoFolder { folder: folder.clone(), task: interface.task },
+            _ => CaseError::Unreadable { folder: folder.clone(), source },
+        };
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&folder).map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
-            if let Some(stem) = image_stem(&path).filter(|_| path.is_file()) {
+            if let Some(stem) = image_stem(&path) {
+                check_file(&path)?;
                 found.push(Self { stem, image: path });
             }
         }
@@ -120,13 +142,16 @@ impl Case {
         }
     }
 
-    /// Reads the image as float32 and checks that every voxel is finite.
+    /// Reads the image as float32 and checks that its geometry is a scan's and every voxel a usable number.
     ///
     /// # Errors
     /// If the image cannot be used.
     pub fn read(&self) -> Result<Volume<f32>, CaseError> {
         let volume = read_image(&self.image)?.into_f32_volume();
-        match volume.data.indexed_iter().find(|(_, v)| !v.is_finite()) {
+        check_geometry(&volume.geometry)
+            .map_err(|what| CaseError::Implausible { path: self.image.clone(), what })?;
+        let unusable = |v: f32| !v.is_finite() || v.abs() > LARGEST_VALUE;
+        match volume.data.indexed_iter().find(|(_, v)| unusable(**v)) {
             Some(((z, y, x), &value)) => {
                 Err(CaseError::NotFinite { path: self.image.clone(), voxel: [x, y, z], value })
             }
@@ -135,9 +160,49 @@ impl Case {
     }
 }
 
+/// Voxel values beyond this are no measurement in any unit, and would overflow on the way.
+const LARGEST_VALUE: f32 = 1e9;
+/// Voxel sizes in mm that a scan can have, generously.
+const SPACINGS: RangeInclusive<f64> = 1e-3..=1e3;
+/// Largest coordinate in mm that an origin can have, generously.
+const LARGEST_ORIGIN: f64 = 1e6;
+/// How far direction columns may be from orthonormal.
+const ORTHONORMAL: f64 = 1e-3;
+
+/// Refuses geometries that a file can hold and a scanner cannot: positions would be silently wrong.
+fn check_geometry(geometry: &Geometry) -> Result<(), String> {
+    let Geometry { origin, direction: d, .. } = geometry;
+    let spacing = geometry.spacing_xyz();
+    if !spacing.iter().all(|s| SPACINGS.contains(s)) {
+        let (low, high) = (SPACINGS.start(), SPACINGS.end());
+        return Err(format!(
+            "spacing is {spacing:?} mm (x, y, z), expected {low} to {high} mm: is its spacing right?"
+        ));
+    }
+    if !origin.iter().all(|o| o.abs() <= LARGEST_ORIGIN) {
+        return Err(format!("origin is {origin:?} mm, expected at most {LARGEST_ORIGIN} mm from 0"));
+    }
+    let product = |a: usize, b: usize| (0..3).map(|r| d[r][a] * d[r][b]).sum::<f64>();
+    let orthonormal = |a: usize, b: usize| (product(a, b) - f64::from(u8::from(a == b))).abs() <= ORTHONORMAL;
+    if !(0..9).all(|i| orthonormal(i / 3, i % 3)) {
+        return Err(format!("direction is {d:?}, expected orthogonal columns of length 1"));
+    }
+    Ok(())
+}
+
+/// Refuses what has an image's name and is not a file that can be reached.
+fn check_file(path: &Path) -> Result<(), CaseError> {
+    let what = match std::fs::metadata(path) {
+        Ok(found) if found.is_file() => return Ok(()),
+        Ok(_) => "expected an image file, it is a folder or a special file".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(CaseError::NotAFile { path: path.to_owned(), what })
+}
+
 /// The file's name without its image ending; `None` if it has none, or is hidden.
 fn image_stem(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_str()?;
+    let name = path.file_name()?.to_string_lossy();
     let lower = name.to_ascii_lowercase();
     let ending = ENDINGS.iter().filter(|e| lower.ends_with(*e)).max_by_key(|e| e.len())?;
     let stem = &name[..name.len() - ending.len()];
@@ -168,6 +233,12 @@ mod tests {
         );
         let folder = input.path().join(PANORAMA.image);
         std::fs::create_dir_all(folder.join("folder.mha")).unwrap();
+        let error = Case::find(input.path(), &PANORAMA).unwrap_err().to_string();
+        assert!(
+            error.ends_with("folder.mha: expected an image file, it is a folder or a special file"),
+            "{error}"
+        );
+        std::fs::remove_dir(folder.join("folder.mha")).unwrap();
         std::fs::write(folder.join("notes.txt"), "").unwrap();
         let error = Case::find(input.path(), &PANORAMA).unwrap_err().to_string();
         assert!(error.ends_with("holds no image, expected one (.mha, .mhd, .nii, .nii.gz, .hdr)"), "{error}");

@@ -4,6 +4,7 @@ use super::{Case, Interface};
 use crate::imaging::ImageError;
 use crate::imaging::Volume;
 use crate::imaging::file::{Compression, write_image, write_whole};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Why outputs cannot be written.
@@ -15,7 +16,7 @@ pub enum OutputError {
         /// The folder or file.
         path: PathBuf,
         /// The operating system's word.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The image cannot be written.
     #[error(transparent)]
@@ -32,6 +33,9 @@ pub struct Outputs {
 impl Outputs {
     /// Makes the output folders and tries to write in them, before any work is done.
     ///
+    /// Outputs of these names from an earlier run are removed, so that they cannot be taken for this case's if it fails;
+    /// other images in the folder stay, with a warning.
+    ///
     /// # Errors
     /// If that fails.
     pub fn prepare(output: &Path, interface: &Interface, case: &Case) -> Result<Self, OutputError> {
@@ -42,10 +46,12 @@ impl Outputs {
             tempfile::tempfile_in(path)
                 .map_err(|source| OutputError::Io { path: path.to_owned(), source })?;
         }
-        Ok(Self {
-            image: folder.join(format!("{}.mha", case.stem)),
-            number: output.join(interface.output_number),
-        })
+        let image = folder.join(format!("{}.mha", case.stem));
+        let number = output.join(interface.output_number);
+        remove_earlier(&image)?;
+        remove_earlier(&number)?;
+        warn_about_others(&folder);
+        Ok(Self { image, number })
     }
 
     /// Writes the detection map (compressed MetaImage) and the likelihood (a bare JSON number).
@@ -57,5 +63,24 @@ impl Outputs {
         let text = serde_json::json!(f64::from(likelihood)).to_string();
         write_whole(&self.number, |file| file.write_all(text.as_bytes()))
             .map_err(|source| OutputError::Io { path: self.number.clone(), source })
+    }
+}
+
+fn remove_earlier(path: &Path) -> Result<(), OutputError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(OutputError::Io { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn warn_about_others(folder: &Path) {
+    let others = std::fs::read_dir(folder).map_or(0, Iterator::count);
+    if others > 0 {
+        let folder = folder.display();
+        tracing::warn!(
+            "{folder}: holds {others} files of other cases; the platform expects exactly one image"
+        );
     }
 }

@@ -52,7 +52,7 @@ pub struct RunArgs {
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = AccumulateArg::Float32)]
     pub accumulate: AccumulateArg,
     /// Also draw the detection map over the CT into this PNG file.
-    #[arg(long, value_name = "FILE.png")]
+    #[arg(long, value_name = "FILE.png", value_parser = png_path)]
     pub overlay: Option<PathBuf>,
     #[command(flatten)]
     pub logging: LoggingArgs,
@@ -93,6 +93,16 @@ pub enum LogForm {
 pub enum AccumulateArg {
     Float32,
     Float16,
+}
+
+/// A path that ends in `.png`, so that no scan or output is overwritten by a slip.
+fn png_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("png")) {
+        Ok(path)
+    } else {
+        Err("the name must end in .png".to_owned())
+    }
 }
 
 impl From<AccumulateArg> for Accumulate {

@@ -11,8 +11,10 @@ use tracing_subscriber::fmt::MakeWriter;
 struct BesideBars(MultiProgress);
 
 impl Write for BesideBars {
+    /// A log that nobody can read is no reason to lose a case: failures are passed over.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.suspend(|| io::stderr().write(bytes))
+        let _failed = self.0.suspend(|| io::stderr().write_all(bytes));
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -41,6 +43,7 @@ pub fn start(form: LogForm, quiet: bool) -> MultiProgress {
     let log = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)
+        .log_internal_errors(false)
         .with_writer(BesideBars(bars.clone()));
     match form {
         LogForm::Text => log.without_time().with_ansi(terminal).init(),

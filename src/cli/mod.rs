@@ -26,7 +26,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", exit::message(&error));
             ExitCode::from(exit::code(&error))
         }
     }

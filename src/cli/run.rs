@@ -12,6 +12,7 @@ use pdac_cascade::pipeline::panorama::ExecutionOptions;
 use pdac_cascade::pipeline::{Detection, Observer, Panorama, PipelineError};
 use pdac_cascade::report::overlay::{Window, draw_overlay};
 use std::path::Path;
+use std::{fs, io};
 
 /// Runs the cascade; everything that can fail cheaply is tried before the work starts.
 pub fn run(args: &RunArgs, bars: &MultiProgress) -> anyhow::Result<()> {
@@ -32,13 +33,13 @@ pub fn run(args: &RunArgs, bars: &MultiProgress) -> anyhow::Result<()> {
     }
     progress.stage("read");
     let ct = case.read()?;
+    stop_if_requested()?;
     tracing::info!(image = %case.image.display(), size_xyz = ?ct.geometry.size_xyz(), spacing_mm_xyz = ?ct.geometry.spacing_xyz());
     let options = ExecutionOptions { accumulate: args.accumulate.into(), ..ExecutionOptions::default() };
     let detection = cascade.run(&ct, options, &progress)?;
-    if interrupt::requested() {
-        return Err(PipelineError::from(PredictError::Interrupted).into());
-    }
+    stop_if_requested()?;
     progress.stage("write");
+    interrupt::writing();
     outputs.write(&detection.map, detection.likelihood)?;
     if let Some(file) = &args.overlay {
         write_overlay(file, &ct, &detection)?;
@@ -48,8 +49,16 @@ pub fn run(args: &RunArgs, bars: &MultiProgress) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tries to write beside `file`, which is to be written at the end.
+fn stop_if_requested() -> Result<(), PipelineError> {
+    if interrupt::requested() { Err(PredictError::Interrupted.into()) } else { Ok(()) }
+}
+
+/// Checks that `file` can become a picture: an existing one must be a regular file, and its folder writable.
 fn check_writable(file: &Path) -> Result<(), OutputError> {
+    if fs::symlink_metadata(file).is_ok_and(|m| !m.is_file()) {
+        let source = io::Error::other("exists and is not a regular file");
+        return Err(OutputError::Io { path: file.to_owned(), source });
+    }
     let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     tempfile::tempfile_in(folder).map_err(|source| OutputError::Io { path: file.to_owned(), source })?;
     Ok(())

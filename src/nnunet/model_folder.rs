@@ -111,9 +111,7 @@ impl ModelFolder {
         let metadata = first.metadata()?;
         let configuration = plans.configuration(&metadata.configuration, &dataset)?;
         let expected = configuration.network.parameters();
-        for checkpoint in &checkpoints {
-            checkpoint.check(&expected)?;
-        }
+        check_parameters(path, &checkpoints, &expected)?;
         Ok(Self {
             path: path.to_owned(),
             dataset,
@@ -139,6 +137,25 @@ impl ModelFolder {
 
 fn fold_path(path: &Path, fold: Fold) -> PathBuf {
     path.join(format!("fold_{fold}"))
+}
+
+/// Checks every fold's tensors; what does not fit is listed for all of them together.
+fn check_parameters(
+    path: &Path,
+    checkpoints: &[Checkpoint],
+    expected: &[(String, Vec<usize>)],
+) -> Result<(), ModelError> {
+    let mut all = Vec::new();
+    for checkpoint in checkpoints {
+        match checkpoint.check(expected) {
+            Err(ModelError::Mismatch { path: file, lines }) => {
+                let file = file.strip_prefix(path).unwrap_or(&file).display().to_string();
+                all.extend(lines.into_iter().map(|line| format!("{file}: {line}")));
+            }
+            other => other?,
+        }
+    }
+    if all.is_empty() { Ok(()) } else { Err(ModelError::Mismatch { path: path.to_owned(), lines: all }) }
 }
 
 fn check_folds(path: &Path, folds: &[Fold]) -> Result<(), ModelError> {

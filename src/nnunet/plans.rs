@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 /// Largest patch along an axis, in voxels; more is a mistake, not a model.
 const MAX_PATCH: usize = 4096;
 
+/// Largest patch, in voxels.
+const MAX_PATCH_VOXELS: usize = 512 * 512 * 512;
+
 /// Image readers whose arrays are as SimpleITK's: voxels as stored, spacing from the header.
 const READERS: &str = "\"SimpleITKIO\" or \"NibabelIO\"";
 
@@ -147,6 +150,9 @@ impl Plans {
         let section = resolve(&root.field("configurations")?, name)?;
         refuse_unsupported(&section)?;
         let patch_size = section.field("patch_size")?.triple(|n| n.integer(1..=MAX_PATCH))?;
+        if patch_size.iter().product::<usize>() > MAX_PATCH_VOXELS {
+            return Err(section.field("patch_size")?.unsupported("at most 512 × 512 × 512 voxels"));
+        }
         let network = architecture::network(&section, dataset.input_channels(), dataset.output.heads())?;
         check_patch(&section, patch_size, &network)?;
         Ok(Configuration {

@@ -29,8 +29,8 @@ pub enum PipelineError {
     /// A network.
     #[error(transparent)]
     Predict(#[from] PredictError),
-    /// The lesion probabilities.
-    #[error(transparent)]
+    /// The lesion probabilities: weights that are not finite numbers.
+    #[error("lesion.model predicts no usable probability: {0}")]
     Candidates(#[from] CandidateError),
 }
 

@@ -175,7 +175,7 @@ fn bad_headers_are_refused_with_their_reason() {
         (
             &[("DimSize", "2000000 3000000 4000000")],
             all,
-            "2000000 × 3000000 × 4000000 voxels of 2 bytes, more than the limit of 17179869184 bytes",
+            "2000000 × 3000000 × 4000000 voxels of 4 bytes in memory, more than the limit of 4294967296 bytes",
         ),
         (&[("DimSize", "1000 1000 1000")], all, "the file has 48 bytes of voxels, needs 2000000000"),
         (&[("ElementSpacing", "1 2")], all, "ElementSpacing has 2 values, needs 3"),

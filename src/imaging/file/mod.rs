@@ -109,8 +109,8 @@ pub fn write_image<T: Element>(
     metaimage::write(path, &volume.data.view(), &volume.geometry, compression)
 }
 
-/// Most bytes that the voxels of one image may take in memory: 16 GiB, some ten times the largest CT scans.
-pub const MAX_BYTES: u64 = 1 << 34;
+/// Most bytes that the voxels of one image may take in memory, where they become float32: 4 GiB, or 1024 × 1024 × 1024.
+pub const MAX_BYTES: u64 = 1 << 32;
 
 /// A grid as a file declares it, nothing checked yet; everything in file order (x, y, z).
 pub(crate) struct DeclaredGrid {
@@ -158,15 +158,16 @@ impl DeclaredGrid {
 }
 
 fn voxel_bytes(path: &Path, size: [u64; 3], element_bytes: usize) -> Result<u64, ImageError> {
-    let bytes = size.into_iter().try_fold(element_bytes as u64, u64::checked_mul);
-    match bytes {
-        Some(bytes) if bytes <= MAX_BYTES => Ok(bytes),
+    let voxels = size.into_iter().try_fold(1, u64::checked_mul);
+    let worked_on = element_bytes.max(size_of::<f32>()) as u64;
+    match voxels {
+        Some(voxels) if voxels <= MAX_BYTES / worked_on => Ok(voxels * element_bytes as u64),
         _ => {
             let [x, y, z] = size;
             Err(ImageError::limits(
                 path,
                 format!(
-                    "{x} × {y} × {z} voxels of {element_bytes} bytes, more than the limit of {MAX_BYTES} bytes"
+                    "{x} × {y} × {z} voxels of {worked_on} bytes in memory, more than the limit of {MAX_BYTES} bytes"
                 ),
             ))
         }

@@ -17,7 +17,8 @@ pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        temporary.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        // Some network file systems refuse; the file is good all the same.
+        let _refused = temporary.as_file().set_permissions(std::fs::Permissions::from_mode(0o644));
     }
     // Some file systems report a full disk only here.
     temporary.as_file().sync_all()?;

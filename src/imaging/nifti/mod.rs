@@ -17,6 +17,9 @@ use nifti::{Endianness, NiftiHeader, NiftiType};
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 
+/// Bytes between header and voxels, at most; extensions are kilobytes.
+const MAX_SKIP: u64 = 1 << 26;
+
 /// Bytes of a NIfTI-1 header.
 const HEADER_BYTES: usize = 348;
 
@@ -180,6 +183,13 @@ impl Header {
             check_ratio(path, data.length, bytes)?;
         } else if data.length.saturating_sub(before) < bytes {
             return Err(too_few(path, data.length.saturating_sub(before), bytes));
+        }
+        if data.skip > MAX_SKIP {
+            let what = format!(
+                "the voxels begin {} bytes behind the header, expected at most {MAX_SKIP}",
+                data.skip
+            );
+            return Err(ImageError::malformed(path, what));
         }
         let skipped = io::copy(&mut stream.take(data.skip), &mut io::sink()).map_err(|error| {
             ImageError::malformed(path, format!("the bytes before the voxels cannot be read: {error}"))

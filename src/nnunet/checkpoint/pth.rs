@@ -220,12 +220,18 @@ fn tensor_arguments(pickle: &Pickle, value: Id) -> Option<Id> {
     None
 }
 
+/// Dimensions of a tensor, at most; a 3-D convolution's weight has five.
+const MAX_RANK: usize = 8;
+
 /// `(storage, offset, size, stride, …)`, storage being `('storage', type, key, location, numel)`.
 fn stored_tensor(pickle: &Pickle, arguments: Id) -> Option<StoredTensor> {
     let [storage, offset, shape, stride, ..] = pickle.sequence(arguments)? else { return None };
     let Value::Persistent(storage) = pickle.get(*storage) else { return None };
     let [_, storage_type, key, ..] = pickle.sequence(*storage)? else { return None };
     let Value::Global(_, storage_type) = pickle.get(*storage_type) else { return None };
+    // Tuples may be shared: copying a long one for every tensor would take more memory than the file has bytes.
+    (pickle.sequence(*shape)?.len() <= MAX_RANK && pickle.sequence(*stride)?.len() <= MAX_RANK)
+        .then_some(())?;
     let (shape, stride) = (pickle.sizes(*shape)?, pickle.sizes(*stride)?);
     (shape.len() == stride.len()).then_some(())?;
     Some(StoredTensor {
