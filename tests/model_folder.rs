@@ -253,7 +253,24 @@ fn weights_of_another_network_are_listed_all_at_once() {
         "encoder.stages.0.0.convs.1.norm.bias: not part of the network, got [2]",
         "encoder.stages.0.0.convs.1.norm.weight: not part of the network, got [2]",
     ];
-    assert_eq!(lines, expected);
+    assert_eq!(lines, expected.map(|line| format!("fold_0/checkpoint_final.pth: {line}")));
+}
+
+#[test]
+fn weights_that_do_not_fit_are_listed_for_every_fold() {
+    let folder = copy_of_tiny();
+    let path = folder.path().join("plans.json");
+    let mut plans = read_json(&path);
+    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] =
+        json!([2, 4, 5]);
+    std::fs::write(&path, plans.to_string()).unwrap();
+    let error = open(&folder, &[0, 1], "checkpoint_final").unwrap_err();
+    for fold in ["fold_0", "fold_1"] {
+        let line = format!(
+            "{fold}/checkpoint_final.pth: encoder.stages.2.0.convs.0.conv.bias: expected [5], got [4]"
+        );
+        assert!(error.contains(&line), "{line} is not in {error}");
+    }
 }
 
 #[test]
@@ -298,7 +315,7 @@ fn safetensors_are_read_and_preferred() {
     write(parameters.len() - 1, &all);
     let error = open(&folder, &[0], "checkpoint_final").unwrap_err();
     assert!(
-        error.contains("1 of its tensors do not fit the plans' network:\n  decoder.seg_layers.1.bias: miss"),
+        error.contains("1 of its tensors do not fit the plans' network:\n  fold_0/checkpoint_final.safetensors: decoder.seg"),
         "{error}"
     );
     let bytes = std::fs::read(&path).unwrap();

@@ -1,5 +1,6 @@
 //! One file per published system, and the recipe that configures it.
 
+pub mod nifti_passage;
 pub mod panorama;
 pub mod recipe;
 pub mod roi;

@@ -2,8 +2,9 @@
 //!
 //! Source: the baseline container of the PANORAMA challenge (contrast-enhanced CT, pancreatic ductal adenocarcinoma).
 
+use super::nifti_passage::after_nifti;
 use super::recipe::{IfNoPancreas, ModelRun, PanoramaRecipe};
-use super::roi::{after_nifti, corners, region_of_interest};
+use super::roi::{corners, region_of_interest};
 use super::{Observer, PipelineError, Recipe};
 use crate::detection::{LesionCandidates, extract_lesion_candidates};
 use crate::imaging::morphology::dilate_cube;
@@ -159,11 +160,12 @@ impl Panorama {
         let stage = &self.recipe.pancreas;
         let [x, y, z] = stage.spacing_mm_xyz;
         let low = itk_resample_to_spacing(ct, [z, y, x], stage.outside_value).map_err(PredictError::from)?;
-        let geometry = after_nifti(&low.geometry);
+        let read = after_nifti(&low.geometry);
         observer.stage("pancreas");
         let request = SegmentationRequest { decision: Decision::Probabilities, probability_of: None };
         let segmentation =
-            predict(&self.pancreas, &stage.model, options, low.data, &geometry, request, observer)?;
+            predict(&self.pancreas, &stage.model, options, low.data, &read, request, observer)?;
+        let geometry = after_nifti(&read); // nnU-Net writes its mask with what it read
         let labels = Volume::new(segmentation.labels, geometry);
         let margin = self.recipe.roi.margin_mm_xyz;
         let roi = corners(&labels.data).map(|c| region_of_interest(&ct.geometry, &geometry, c, margin));

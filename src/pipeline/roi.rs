@@ -4,30 +4,6 @@ use crate::imaging::Geometry;
 use crate::nnunet::preprocessing::BoundingBox;
 use ndarray::Array3;
 
-/// The geometry that is left of `geometry` after a passage through a NIfTI-1 file, as ITK writes and reads one:
-/// spacing and origin become float32, directions are the normalised columns of the float32 sform.
-///
-/// The PANORAMA baseline hands its volumes from stage to stage in such files, which decides what happens to
-/// positions halfway between two voxels.
-pub fn after_nifti(geometry: &Geometry) -> Geometry {
-    let single = |v: f64| f64::from(v as f32);
-    let spacing_xyz = geometry.spacing_xyz();
-    let mut direction = geometry.direction;
-    for a in 0..3 {
-        let column: [f64; 3] = std::array::from_fn(|r| single(geometry.direction[r][a] * spacing_xyz[a]));
-        let length = column.iter().map(|v| v * v).sum::<f64>().sqrt();
-        for r in 0..3 {
-            direction[r][a] = column[r] / length;
-        }
-    }
-    Geometry {
-        shape: geometry.shape,
-        spacing: geometry.spacing.map(single),
-        origin: geometry.origin.map(single),
-        direction,
-    }
-}
-
 /// Corners (inclusive, x y z) of the bounding box of the voxels other than 0; `None` if there are none.
 pub fn corners(mask: &Array3<u16>) -> Option<[[usize; 3]; 2]> {
     let mut found: Option<[[usize; 3]; 2]> = None;
@@ -52,10 +28,7 @@ pub fn region_of_interest(
     corners: [[usize; 3]; 2],
     margin_mm_xyz: [f64; 3],
 ) -> BoundingBox {
-    let [first, last] = corners.map(|corner| {
-        let point = low.index_to_physical(corner.map(|i| i as f64));
-        full.physical_to_index(point).unwrap_or_default().map(|v| (v + 0.5).floor() as i64)
-    });
+    let [first, last] = corners.map(|corner| nearest_voxel(full, low, corner.map(|i| i as f64)));
     let (spacing, size) = (full.spacing_xyz(), full.size_xyz());
     let mut region = BoundingBox { start: [0; 3], stop: full.shape };
     for a in 0..3 {
@@ -69,9 +42,16 @@ pub fn region_of_interest(
     region
 }
 
+/// The voxel of `full` (x, y, z; halves up, possibly outside) nearest to a voxel `index` (x, y, z) of `low`.
+pub(super) fn nearest_voxel(full: &Geometry, low: &Geometry, index: [f64; 3]) -> [i64; 3] {
+    let point = low.index_to_physical(index);
+    full.physical_to_index(point).unwrap_or_default().map(|v| (v + 0.5).floor() as i64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::nifti_passage::after_nifti;
 
     fn grid(shape: [usize; 3], spacing: [f64; 3]) -> Geometry {
         Geometry::axis_aligned(shape, spacing)
@@ -85,6 +65,21 @@ mod tests {
         let region = region_of_interest(&full, &low, [[4, 4, 1], [8, 8, 3]], [10.0, 5.0, 15.0]);
         assert_eq!(region.start, [0, 13, 8]);
         assert_eq!(region.stop, [21, 41, 46]);
+    }
+
+    /// Computed by SimpleITK 2.5.7; with an inverse by cofactors the positions come out a last bit below the half.
+    #[test]
+    fn half_way_positions_are_decided_as_itk_decides_them() {
+        let cases = [
+            ([0.8, 0.75, 0.75], [0.0; 3], 2.0, 23),
+            ([1.2, 0.9, 0.9], [-66.234, -96.252, -92.5], 7.0, 53),
+            ([0.4, 0.75, 0.75], [0.0; 3], 1.0, 23),
+        ];
+        for (spacing, origin, z, expected) in cases {
+            let full = Geometry { origin, ..grid([200, 10, 10], spacing) };
+            let low = after_nifti(&after_nifti(&Geometry { origin, ..grid([9, 2, 2], [9.0, 4.5, 4.5]) }));
+            assert_eq!(nearest_voxel(&full, &low, [0.0, 0.0, z]), [0, 0, expected], "{spacing:?}");
+        }
     }
 
     #[test]

@@ -226,7 +226,7 @@ mod tests {
             ),
             (
                 DeclaredGrid { size: [1 << 40, 1 << 40, 1], ..grid() },
-                "scan.mha: 1099511627776 × 1099511627776 × 1 voxels of 2 bytes, more than the limit of 17179869184 bytes",
+                "scan.mha: 1099511627776 × 1099511627776 × 1 voxels of 4 bytes in memory, more than the limit of 4294967296 bytes",
             ),
         ];
         for (grid, message) in cases {
