@@ -76,11 +76,10 @@ fn remove_earlier(path: &Path) -> Result<(), OutputError> {
 }
 
 fn warn_about_others(folder: &Path) {
-    let others = std::fs::read_dir(folder).map_or(0, Iterator::count);
+    let pattern = format!("{}/*.mha", glob::Pattern::escape(&folder.to_string_lossy()));
+    let others = glob::glob(&pattern).map_or(0, Iterator::count);
     if others > 0 {
         let folder = folder.display();
-        tracing::warn!(
-            "{folder}: holds {others} files of other cases; the platform expects exactly one image"
-        );
+        tracing::warn!("{folder}: holds {others} images of other cases; the platform expects exactly one");
     }
 }
