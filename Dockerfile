@@ -1,6 +1,8 @@
 FROM rust:1-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
+# Cargo.toml names the benchmark, so its file has to be there.
+COPY benches benches
 COPY src src
 RUN cargo build --locked --profile dist --bin pdac-cascade
 
