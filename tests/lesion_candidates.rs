@@ -5,12 +5,16 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "shared_data/mod.rs"]
+mod shared_data;
+
 use ndarray::Array3;
 use pdac_cascade::detection::{CandidateOptions, LesionCandidates, extract_lesion_candidates};
+use pdac_cascade::imaging::file::read_image;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/candidates");
 
@@ -89,40 +93,8 @@ fn version_two_goes_on_where_version_one_gives_up() {
     assert_eq!(extract(volume, &json!({"threshold": "dynamic-v2"})).confidences.len(), 5);
 }
 
-/// The shared test data's folder for the package's suite; says so where it is absent.
-fn package_suite() -> Option<PathBuf> {
-    let shared = std::env::var_os("PDAC_SHARED_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
-    let folder = shared.join("rga_tests");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    eprintln!("skipped: {} is absent", folder.display());
-    None
-}
-
-/// The voxels of a MetaImage with local, possibly compressed, `MET_FLOAT` or `MET_CHAR` data.
 fn load_map(path: &Path) -> Array3<f32> {
-    let bytes = std::fs::read(path).unwrap();
-    let marker = b"ElementDataFile = LOCAL\n";
-    let start = bytes.windows(marker.len()).position(|w| w == marker).unwrap() + marker.len();
-    let header: BTreeMap<_, _> = std::str::from_utf8(&bytes[..start])
-        .unwrap()
-        .lines()
-        .map(|line| line.split_once(" = ").unwrap())
-        .collect();
-    let mut data = bytes[start..].to_vec();
-    if header["CompressedData"] == "True" {
-        data.clear();
-        std::io::Read::read_to_end(&mut flate2::read::ZlibDecoder::new(&bytes[start..]), &mut data).unwrap();
-    }
-    let values: Vec<f32> = match header["ElementType"] {
-        "MET_FLOAT" => data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
-        "MET_CHAR" => data.iter().map(|&b| f32::from(b as i8)).collect(),
-        other => panic!("{}: {other}", path.display()),
-    };
-    let size: Vec<usize> = header["DimSize"].split(' ').map(|n| n.parse().unwrap()).collect();
-    Array3::from_shape_vec((size[2], size[1], size[0]), values).unwrap()
+    read_image(path).unwrap().into_f32_volume().data
 }
 
 /// Options behind the names of the settings in `reference_vectors.json`.
@@ -144,7 +116,7 @@ fn options_called(setting: &str) -> Value {
 
 #[test]
 fn the_packages_suite_gives_the_originals_bits() {
-    let Some(folder) = package_suite() else { return };
+    let Some(folder) = shared_data::folder("rga_tests") else { return };
     let reference = read_json(&folder.join("reference_vectors.json"));
     for (file, entry) in reference.as_object().unwrap() {
         let volume = load_map(&folder.join(file));
@@ -169,7 +141,7 @@ fn the_packages_suite_gives_the_originals_bits() {
 /// The package's own expectation: the most confident candidates, as many as its table retains.
 #[test]
 fn the_packages_expected_masks_are_the_most_confident_candidates() {
-    let Some(folder) = package_suite() else { return };
+    let Some(folder) = shared_data::folder("rga_tests") else { return };
     let reference = read_json(&folder.join("reference_vectors.json"));
     let mut compared = 0;
     for (file, entry) in reference.as_object().unwrap() {

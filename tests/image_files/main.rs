@@ -8,6 +8,8 @@
 
 mod metaimage;
 mod nifti;
+#[path = "../shared_data/mod.rs"]
+mod shared_data;
 mod simpleitk;
 mod writing;
 

@@ -3,18 +3,7 @@
 use pdac_cascade::imaging::file::{Image, read_image};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::path::{Path, PathBuf};
-
-/// The folder of odd files; `None`, with a word on stderr, where it is absent.
-fn shared_data() -> Option<PathBuf> {
-    let folder = std::env::var_os("PDAC_SHARED_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
-    let exists = folder.is_dir();
-    if !exists {
-        eprintln!("skipped: {} is absent", folder.display());
-    }
-    exists.then_some(folder)
-}
+use std::path::Path;
 
 /// Files that are refused although SimpleITK reads a scalar 3-D image from them, with the reason in the message.
 const REFUSED_DELIBERATELY: &[(&str, &str)] = &[
@@ -108,12 +97,12 @@ fn assert_same(name: &str, ours: &Image, theirs: &Value) {
 
 #[test]
 fn metaimages_are_read_as_simpleitk_reads_them() {
-    let Some(folder) = shared_data() else { return };
-    assert_eq!(compare(&folder.join("metaimage_odd")), (52, 40));
+    let Some(folder) = crate::shared_data::folder("metaimage_odd") else { return };
+    assert_eq!(compare(&folder), (52, 40));
 }
 
 #[test]
 fn niftis_are_read_as_simpleitk_reads_them() {
-    let Some(folder) = shared_data() else { return };
-    assert_eq!(compare(&folder.join("nifti_odd")), (47, 18));
+    let Some(folder) = crate::shared_data::folder("nifti_odd") else { return };
+    assert_eq!(compare(&folder), (47, 18));
 }
