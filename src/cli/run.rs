@@ -6,7 +6,7 @@ use super::{interrupt, weights};
 use indicatif::MultiProgress;
 use pdac_cascade::challenge::{Case, OutputError, Outputs, PANORAMA};
 use pdac_cascade::imaging::Volume;
-use pdac_cascade::imaging::file::write_whole;
+use pdac_cascade::imaging::file::{folder_of, write_whole};
 use pdac_cascade::nnunet::predictor::PredictError;
 use pdac_cascade::pipeline::panorama::ExecutionOptions;
 use pdac_cascade::pipeline::{Detection, Observer, Panorama, PipelineError};
@@ -59,8 +59,8 @@ fn check_writable(file: &Path) -> Result<(), OutputError> {
         let source = io::Error::other("exists and is not a regular file");
         return Err(OutputError::Io { path: file.to_owned(), source });
     }
-    let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::tempfile_in(folder).map_err(|source| OutputError::Io { path: file.to_owned(), source })?;
+    tempfile::tempfile_in(folder_of(file))
+        .map_err(|source| OutputError::Io { path: file.to_owned(), source })?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 
 use super::ModelError;
 use super::export::{Segmentation, SegmentationRequest, segment};
-use super::model_folder::ModelFolder;
+use super::model_folder::{Fold, ModelFolder};
 use super::preprocessing::{
     BoundingBox, NormalizationError, nonzero_box, nonzero_mask, normalise, permute, transpose,
 };
@@ -206,6 +206,8 @@ pub struct Predictor<'m> {
     options: PredictOptions,
     runner: Runner,
     mirrorings: Vec<Mirroring>,
+    /// Sum of one tile's predictions over mirrorings, (z, y, x, heads) flattened; reused tile after tile.
+    tile_sum: Tensor,
 }
 
 impl<'m> Predictor<'m> {
@@ -220,7 +222,8 @@ impl<'m> Predictor<'m> {
             .plan(configuration.patch_size)
             .map_err(|source| PredictError::Plan { path: model.path.clone(), source })?;
         let axes: &[usize] = if options.mirroring { &model.mirroring_axes } else { &[] };
-        Ok(Self { model, options, runner: Runner::new(plan)?, mirrorings: mirrorings(axes) })
+        let tile_sum = Tensor::zeros(plan.operand(plan.output()).shape.data_len(), DType::F32, &Device::Cpu)?;
+        Ok(Self { model, options, runner: Runner::new(plan)?, mirrorings: mirrorings(axes), tile_sum })
     }
 
     /// Segments a scan: preprocessing, all folds over all tiles, export.
@@ -262,9 +265,7 @@ impl<'m> Predictor<'m> {
         let mut halves = HalfMean::new(self.model.folds.len());
         let mut accumulator = self.new_accumulator(shape)?;
         for (i, fold) in self.model.folds.iter().enumerate() {
-            let tensors = self.model.load_fold(*fold)?;
-            let fold =
-                Weights::pack(self.runner.plan(), tensors, configuration.network.norm_eps, self.options.isa)?;
+            let fold = self.fold_weights(*fold)?;
             if self.options.accumulate == Accumulate::Float16 && i > 0 {
                 accumulator = self.new_accumulator(shape)?;
             }
@@ -300,23 +301,21 @@ impl<'m> Predictor<'m> {
     /// # Errors
     /// See [`PredictError`].
     pub fn raw_tile(&self, mut scan: Preprocessed, start: [isize; 3]) -> Result<Vec<f32>, PredictError> {
-        let configuration = &self.model.configuration;
-        let tensors = self.model.load_fold(self.model.folds[0])?;
-        let weights =
-            Weights::pack(self.runner.plan(), tensors, configuration.network.norm_eps, self.options.isa)?;
-        let sum = self.new_tile_sum()?;
+        let weights = self.fold_weights(self.model.folds[0])?;
         let shape = scan.shape();
-        self.add_prediction(&scan.take_tensor()?, shape, start, [false; 3], true, &weights, &sum)?;
-        Ok(sum.to_vec1()?)
+        self.add_prediction(&scan.take_tensor()?, shape, start, [false; 3], true, &weights)?;
+        Ok(self.tile_sum.to_vec1()?)
+    }
+
+    /// One fold's parameters, packed for the plan.
+    fn fold_weights(&self, fold: Fold) -> Result<Weights, PredictError> {
+        let tensors = self.model.load_fold(fold)?;
+        let eps = self.model.configuration.network.norm_eps;
+        Ok(Weights::pack(self.runner.plan(), tensors, eps, self.options.isa)?)
     }
 
     fn heads(&self) -> usize {
         self.runner.plan().operand(self.runner.plan().output()).shape.channels
-    }
-
-    fn new_tile_sum(&self) -> candle_core::Result<Tensor> {
-        let plan = self.runner.plan();
-        Tensor::zeros(plan.operand(plan.output()).shape.data_len(), DType::F32, &Device::Cpu)
     }
 
     fn new_accumulator(&self, shape: [usize; 3]) -> candle_core::Result<Tensor> {
@@ -338,17 +337,16 @@ impl<'m> Predictor<'m> {
         accumulator: &Tensor,
     ) -> Result<(), PredictError> {
         let plan = self.runner.plan();
-        let sum = self.new_tile_sum()?;
         for (i, &mirroring) in self.mirrorings.iter().enumerate() {
-            self.add_prediction(image, shape, start, mirroring, i == 0, fold, &sum)?;
+            self.add_prediction(image, shape, start, mirroring, i == 0, fold)?;
         }
         let tile = plan.operand(plan.output()).shape;
         let predictions = self.mirrorings.len();
         let accumulate = AccumulateTile { image_dims: shape, start, tile, predictions };
-        Ok(accumulator.inplace_op3(&sum, weights, &accumulate)?)
+        Ok(accumulator.inplace_op3(&self.tile_sum, weights, &accumulate)?)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one network call needs all of them")]
+    /// Runs the network on one mirrored tile and adds its output, mirrored back, to the tile's sum.
     fn add_prediction(
         &self,
         image: &Tensor,
@@ -357,14 +355,13 @@ impl<'m> Predictor<'m> {
         mirroring: Mirroring,
         first: bool,
         fold: &Weights,
-        sum: &Tensor,
     ) -> Result<(), PredictError> {
         let plan = self.runner.plan();
         let tile = plan.operand(plan.input()).shape;
         self.runner.input().inplace_op2(image, &GatherTile { image_dims, start, tile, mirroring })?;
         self.runner.run(fold)?;
         let logits = plan.operand(plan.output());
-        Ok(sum.inplace_op2(self.runner.output(), &AddMirrored { logits, mirroring, first })?)
+        Ok(self.tile_sum.inplace_op2(self.runner.output(), &AddMirrored { logits, mirroring, first })?)
     }
 
     /// Sum of the tiles' weights at every voxel.

@@ -8,7 +8,7 @@ pub mod element;
 pub(crate) mod source;
 mod whole;
 
-pub use whole::write_whole;
+pub use whole::{folder_of, write_whole};
 
 use super::geometry::{Matrix3, invert};
 use super::{Geometry, ImageError, Volume, Voxels, metaimage, nifti};

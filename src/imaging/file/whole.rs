@@ -9,7 +9,7 @@ use std::path::Path;
 /// # Errors
 /// What `write` or the file system says.
 pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let temporary = tempfile::Builder::new().prefix(".writing-").tempfile_in(folder)?;
     let mut buffered = BufWriter::new(temporary);
     write(&mut buffered)?;
@@ -24,4 +24,9 @@ pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result
     temporary.as_file().sync_all()?;
     temporary.persist(path)?;
     Ok(())
+}
+
+/// The folder that a file lies in; the working directory for a bare name.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
