@@ -4,7 +4,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pdac_cascade::ops::{Conv3d, ConvShape, Isa, Operand, ValueShape};
+use pdac_cascade::ops::{Arithmetic, Conv3d, ConvShape, Operand, ValueShape};
 use std::time::Duration;
 
 /// Grid (z, y, x), input and output channels, kernel.
@@ -28,9 +28,10 @@ fn convolution(criterion: &mut Criterion) {
         let weight = Tensor::randn(0f32, 1.0, (out_channels, channels, z, y, x), &Device::Cpu).unwrap();
         let input = Tensor::randn(0f32, 1.0, operand.shape.storage_len(), &Device::Cpu).unwrap();
         let output = Tensor::zeros(out.storage_len(), DType::F32, &Device::Cpu).unwrap();
-        for isa in Isa::available() {
-            let conv = Conv3d::new(shape, &[operand], &weight, None, None, isa).unwrap();
-            let id = BenchmarkId::new(format!("{isa:?}"), format!("{channels}->{out_channels} {kernel:?}"));
+        for arithmetic in Arithmetic::available() {
+            let conv = Conv3d::new(shape, &[operand], &weight, None, None, arithmetic).unwrap();
+            let id =
+                BenchmarkId::new(arithmetic.to_string(), format!("{channels}->{out_channels} {kernel:?}"));
             group.bench_function(id, |b| b.iter(|| output.inplace_op2(&input, &conv).unwrap()));
         }
     }

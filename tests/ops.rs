@@ -4,8 +4,8 @@
 
 use candle_core::{Device, Tensor};
 use pdac_cascade::ops::{
-    AccumulateTile, AddMirrored, Conv3d, ConvShape, GatherTile, InstanceNorm, Isa, Operand, TransposedConv3d,
-    ValueShape,
+    AccumulateTile, AddMirrored, Arithmetic, Conv3d, ConvShape, GatherTile, InstanceNorm, Operand,
+    TransposedConv3d, ValueShape,
 };
 use proptest::prelude::*;
 
@@ -87,8 +87,9 @@ fn check_conv(case: &Case) {
     let bias = Tensor::new(bias.as_slice(), &Device::Cpu).unwrap();
     let norm = InstanceNorm { weight: noise(3, out), bias: noise(4, out), eps: 1e-5 };
     let shape = ValueShape { dims: case.shape.out_dims(case.dims), channels: out };
-    for isa in Isa::available() {
-        let conv = Conv3d::new(case.shape, &operands, &weight, Some(&bias), Some(norm.clone()), isa).unwrap();
+    for arithmetic in Arithmetic::available() {
+        let conv =
+            Conv3d::new(case.shape, &operands, &weight, Some(&bias), Some(norm.clone()), arithmetic).unwrap();
         let output = Tensor::new(noise(9, shape.storage_len()).as_slice(), &Device::Cpu).unwrap();
         match values.as_slice() {
             [a] => output.inplace_op2(&a.0, &conv).unwrap(),
@@ -98,7 +99,7 @@ fn check_conv(case: &Case) {
         let got = output.to_vec1::<f32>().unwrap();
         let tolerance = 1e-6 * (total * kz * ky * kx) as f64 + 1e-5;
         for (i, (g, e)) in got[2 * out..].iter().zip(&expected).enumerate() {
-            assert!((f64::from(*g) - e).abs() < tolerance, "{isa:?}: element {i} is {g}, expected {e}");
+            assert!((f64::from(*g) - e).abs() < tolerance, "{arithmetic}: element {i} is {g}, expected {e}");
         }
         for c in 0..out {
             let channel: Vec<f64> = expected.iter().skip(c).step_by(out).copied().collect();
@@ -107,7 +108,7 @@ fn check_conv(case: &Case) {
             let scale = f64::from(norm.weight[c]) / (variance + norm.eps).sqrt();
             let shift = f64::from(norm.bias[c]) - mean * scale;
             let near = |a: f32, b: f64| (f64::from(a) - b).abs() < 2e-3 * (1.0 + b.abs());
-            assert!(near(got[c], scale) && near(got[out + c], shift), "{isa:?}: norm of channel {c}");
+            assert!(near(got[c], scale) && near(got[out + c], shift), "{arithmetic}: norm of channel {c}");
         }
     }
 }
@@ -152,9 +153,9 @@ proptest! {
         let bias = noise(seed + 2, out);
         let tensor = Tensor::from_vec(weight.clone(), (input, out, sz, sy, sx), &Device::Cpu).unwrap();
         let shape = ValueShape { dims: [dims[0] * sz, dims[1] * sy, dims[2] * sx], channels: out };
-        for isa in Isa::available() {
+        for arithmetic in Arithmetic::available() {
             let bias_tensor = Tensor::new(bias.as_slice(), &Device::Cpu).unwrap();
-            let op = TransposedConv3d::new(stride, operand, &tensor, Some(&bias_tensor), isa).unwrap();
+            let op = TransposedConv3d::new(stride, operand, &tensor, Some(&bias_tensor), arithmetic).unwrap();
             let output = Tensor::new(noise(9, shape.storage_len()).as_slice(), &Device::Cpu).unwrap();
             output.inplace_op2(&stored, &op).unwrap();
             let got = output.to_vec1::<f32>().unwrap();
@@ -163,7 +164,7 @@ proptest! {
                 let voxel = ((z / sz * dims[1] + y / sy) * dims[2] + x / sx) * input;
                 let tap = (z % sz * sy + y % sy) * sx + x % sx;
                 let expected = bias[o] + (0..input).map(|c| seen[voxel + c] * weight[(c * out + o) * sz * sy * sx + tap]).sum::<f32>();
-                prop_assert!((got[2 * out + i] - expected).abs() < 1e-4, "{isa:?}: element {i}");
+                prop_assert!((got[2 * out + i] - expected).abs() < 1e-4, "{arithmetic}: element {i}");
             }
         }
     }
@@ -217,7 +218,7 @@ fn results_are_the_same_bits_at_any_number_of_threads() {
     let (input, _) = value(operand, 11);
     let weight = Tensor::from_vec(noise(12, 16 * 8 * 27), (16, 8, 3, 3, 3), &Device::Cpu).unwrap();
     let norm = InstanceNorm { weight: vec![1.0; 16], bias: vec![0.0; 16], eps: 1e-5 };
-    let conv = Conv3d::new(shape, &[operand], &weight, None, Some(norm), Isa::detect()).unwrap();
+    let conv = Conv3d::new(shape, &[operand], &weight, None, Some(norm), Arithmetic::detect()).unwrap();
     let out = ValueShape { dims: shape.out_dims(dims), channels: 16 };
     let run = |threads| {
         let output = Tensor::zeros(out.storage_len(), candle_core::DType::F32, &Device::Cpu).unwrap();

@@ -1,7 +1,7 @@
 //! Running a plan: one set of buffers, any number of weights and tiles.
 
 use super::plan::{Plan, Step, StepKind};
-use crate::ops::{Conv3d, InstanceNorm, Isa, Operand, TransposedConv3d};
+use crate::ops::{Arithmetic, Conv3d, InstanceNorm, Operand, TransposedConv3d};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use std::collections::HashMap;
@@ -22,7 +22,12 @@ impl Weights {
     ///
     /// # Errors
     /// If a tensor is missing or has another shape than the plan needs.
-    pub fn pack(plan: &Plan, tensors: HashMap<String, Tensor>, norm_eps: f64, isa: Isa) -> Result<Self> {
+    pub fn pack(
+        plan: &Plan,
+        tensors: HashMap<String, Tensor>,
+        norm_eps: f64,
+        arithmetic: Arithmetic,
+    ) -> Result<Self> {
         let parameters = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
         let layers = plan
             .steps()
@@ -35,7 +40,7 @@ impl Weights {
                     plan.operand(step.output).shape.channels,
                     &parameters,
                     norm_eps,
-                    isa,
+                    arithmetic,
                 )
             })
             .collect::<Result<_>>()?;
@@ -49,7 +54,7 @@ fn pack_layer(
     out_channels: usize,
     parameters: &VarBuilder<'_>,
     eps: f64,
-    isa: Isa,
+    arithmetic: Arithmetic,
 ) -> Result<Layer> {
     let here = parameters.pp(&step.parameters);
     let in_channels: usize = operands.iter().map(|o| o.shape.channels).sum();
@@ -61,7 +66,7 @@ fn pack_layer(
             let [z, y, x] = shape.kernel;
             let weight = conv.get((out_channels, in_channels, z, y, x), "weight")?;
             let norm = norm.then(|| instance_norm(&here.pp("norm"), out_channels, eps)).transpose()?;
-            Ok(Layer::Conv(Conv3d::new(*shape, operands, &weight, bias(&conv)?.as_ref(), norm, isa)?))
+            Ok(Layer::Conv(Conv3d::new(*shape, operands, &weight, bias(&conv)?.as_ref(), norm, arithmetic)?))
         }
         StepKind::Upsample { stride } => {
             let [z, y, x] = *stride;
@@ -71,7 +76,7 @@ fn pack_layer(
                 operands[0],
                 &weight,
                 bias(&here)?.as_ref(),
-                isa,
+                arithmetic,
             )?))
         }
     }

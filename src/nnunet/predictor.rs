@@ -12,7 +12,7 @@ use super::resampling::{new_shape, resample_image};
 use super::sliding_window::{Accumulate, Tiling, importance_map, mirrorings};
 use crate::imaging::resampling::{GridTooLarge, check_size};
 use crate::network::{PlanError, Runner, Weights};
-use crate::ops::{AccumulateTile, AddMirrored, DivideByWeights, GatherTile, Isa, Mirroring};
+use crate::ops::{AccumulateTile, AddMirrored, Arithmetic, DivideByWeights, GatherTile, Mirroring};
 use candle_core::{DType, Device, Storage, Tensor};
 use half::f16;
 use ndarray::{Array3, ArrayView4};
@@ -27,8 +27,8 @@ pub struct PredictOptions {
     pub mirroring: bool,
     /// Arithmetic of the sums over tiles and folds.
     pub accumulate: Accumulate,
-    /// Instruction set of the CPU kernels.
-    pub isa: Isa,
+    /// Instruction set and precision of the CPU kernels.
+    pub arithmetic: Arithmetic,
 }
 
 /// Why a prediction failed.
@@ -311,7 +311,7 @@ impl<'m> Predictor<'m> {
     fn fold_weights(&self, fold: Fold) -> Result<Weights, PredictError> {
         let tensors = self.model.load_fold(fold)?;
         let eps = self.model.configuration.network.norm_eps;
-        Ok(Weights::pack(self.runner.plan(), tensors, eps, self.options.isa)?)
+        Ok(Weights::pack(self.runner.plan(), tensors, eps, self.options.arithmetic)?)
     }
 
     fn heads(&self) -> usize {

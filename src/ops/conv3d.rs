@@ -1,7 +1,7 @@
 //! 3-D convolution with bias, optional second source and the statistics of a following instance norm.
 
 use super::cpu::conv3d::CpuConv;
-use super::cpu::{Isa, PackedWeights};
+use super::cpu::{Arithmetic, PackedWeights};
 use super::value::{Activation, Operand, ValueShape, floats, floats_mut};
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
 
@@ -59,7 +59,7 @@ impl Conv3d {
         weight: &Tensor,
         bias: Option<&Tensor>,
         norm: Option<InstanceNorm>,
-        isa: Isa,
+        arithmetic: Arithmetic,
     ) -> Result<Self> {
         let [kz, ky, kx] = shape.kernel;
         let inputs: Vec<usize> = operands.iter().map(|o| o.shape.channels).collect();
@@ -85,12 +85,13 @@ impl Conv3d {
             None => vec![0.0; shape.out_channels],
         };
         let segment_lens: Vec<usize> = inputs.iter().flat_map(|&c| vec![kx * c; kz * ky]).collect();
-        let weights = PackedWeights::pack(isa, shape.out_channels, &segment_lens, &bias, |segment, k, o| {
-            let (source, tap) = (segment / (kz * ky), segment % (kz * ky));
-            let (x, c) = (k / inputs[source], k % inputs[source]);
-            let input = c + if source == 0 { 0 } else { inputs[0] };
-            values[((o * total + input) * kz * ky + tap) * kx + x]
-        });
+        let weights =
+            PackedWeights::pack(arithmetic, shape.out_channels, &segment_lens, &bias, |segment, k, o| {
+                let (source, tap) = (segment / (kz * ky), segment % (kz * ky));
+                let (x, c) = (k / inputs[source], k % inputs[source]);
+                let input = c + if source == 0 { 0 } else { inputs[0] };
+                values[((o * total + input) * kz * ky + tap) * kx + x]
+            });
         let out = ValueShape { dims: shape.out_dims(operands[0].shape.dims), channels: shape.out_channels };
         let cpu = CpuConv { kernel: shape.kernel, stride: shape.stride, weights };
         Ok(Self { operands: operands.to_vec(), out, norm, cpu })

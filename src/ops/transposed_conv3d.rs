@@ -1,7 +1,7 @@
 //! Transposed 3-D convolution whose kernel equals its stride, as U-Net decoders upsample.
 
 use super::cpu::conv3d::CpuTransposedConv;
-use super::cpu::{Isa, PackedWeights};
+use super::cpu::{Arithmetic, PackedWeights};
 use super::value::{Operand, ValueShape, floats, floats_mut};
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
 
@@ -24,7 +24,7 @@ impl TransposedConv3d {
         operand: Operand,
         weight: &Tensor,
         bias: Option<&Tensor>,
-        isa: Isa,
+        arithmetic: Arithmetic,
     ) -> Result<Self> {
         let (input, channels, z, y, x) = weight.dims5()?;
         if input != operand.shape.channels || [z, y, x] != stride || stride.contains(&0) {
@@ -42,7 +42,7 @@ impl TransposedConv3d {
         .repeat(x);
         let weights = (0..z * y)
             .map(|tap| {
-                PackedWeights::pack(isa, x * channels, &[input], &bias, |_, k, o| {
+                PackedWeights::pack(arithmetic, x * channels, &[input], &bias, |_, k, o| {
                     values[((k * channels + o % channels) * z * y + tap) * x + o / channels]
                 })
             })

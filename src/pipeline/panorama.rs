@@ -16,7 +16,7 @@ use crate::nnunet::model_folder::ModelFolder;
 use crate::nnunet::predictor::{PredictError, PredictOptions, Predictor};
 use crate::nnunet::preprocessing::BoundingBox;
 use crate::nnunet::sliding_window::Accumulate;
-use crate::ops::Isa;
+use crate::ops::Arithmetic;
 use ndarray::{Array3, s};
 use std::path::{Path, PathBuf};
 
@@ -25,13 +25,13 @@ use std::path::{Path, PathBuf};
 pub struct ExecutionOptions {
     /// Arithmetic of the sums over tiles and folds.
     pub accumulate: Accumulate,
-    /// Instruction set of the CPU kernels.
-    pub isa: Isa,
+    /// Instruction set and precision of the CPU kernels.
+    pub arithmetic: Arithmetic,
 }
 
 impl Default for ExecutionOptions {
     fn default() -> Self {
-        Self { accumulate: Accumulate::default(), isa: Isa::detect() }
+        Self { accumulate: Accumulate::default(), arithmetic: Arithmetic::detect() }
     }
 }
 
@@ -231,8 +231,8 @@ fn predict(
     request: SegmentationRequest,
     observer: &dyn Observer,
 ) -> Result<Segmentation, PipelineError> {
-    let ExecutionOptions { accumulate, isa } = options;
-    let options = PredictOptions { step: run.step, mirroring: run.mirroring, accumulate, isa };
+    let ExecutionOptions { accumulate, arithmetic } = options;
+    let options = PredictOptions { step: run.step, mirroring: run.mirroring, accumulate, arithmetic };
     let predictor = Predictor::new(model, options)?;
     Ok(predictor.segment(vec![data], geometry.spacing, request, &|progress| observer.tile(progress))?)
 }

@@ -9,7 +9,7 @@ use pdac_cascade::nnunet::model_folder::{Fold, ModelFolder};
 use pdac_cascade::nnunet::predictor::{Logits, PredictOptions, Predictor, Preprocessed};
 use pdac_cascade::nnunet::preprocessing::transpose;
 use pdac_cascade::nnunet::sliding_window::{Accumulate, importance_map, tile_starts};
-use pdac_cascade::ops::Isa;
+use pdac_cascade::ops::Arithmetic;
 use std::path::{Path, PathBuf};
 
 const PREPROCESSED: f32 = 1e-4;
@@ -37,7 +37,7 @@ fn open_model(golden: &Golden) -> ModelFolder {
 }
 
 fn options(accumulate: Accumulate) -> PredictOptions {
-    PredictOptions { step: 0.5, mirroring: true, accumulate, isa: Isa::detect() }
+    PredictOptions { step: 0.5, mirroring: true, accumulate, arithmetic: Arithmetic::detect() }
 }
 
 fn preprocess(golden: &Golden, model: &ModelFolder) -> Preprocessed {

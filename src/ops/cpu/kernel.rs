@@ -5,8 +5,8 @@
 //! memory: one *segment*. A kernel call walks its segments; for each input float it loads the matching vectors of
 //! weights once and multiplies them with that float broadcast, for `P` output positions at a time.
 
-use super::Isa;
 use super::lanes::{Lanes, Plain8};
+use super::{Arithmetic, Isa};
 
 /// Output channels that are computed together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,7 @@ impl Block {
     /// How `channels` output channels are split for an instruction set.
     fn split(channels: usize, isa: Isa) -> Vec<Self> {
         let widths: &[usize] = match isa {
-            Isa::Avx512 => &[32, 16, 8],
+            Isa::Amx | Isa::Avx512 => &[32, 16, 8],
             Isa::Avx2 | Isa::Portable => &[16, 8],
         };
         let mut blocks = Vec::new();
@@ -57,12 +57,13 @@ pub(in crate::ops) struct PackedWeights {
 impl PackedWeights {
     /// Packs a weight function of (segment, float of the segment, output channel).
     pub fn pack(
-        isa: Isa,
+        arithmetic: Arithmetic,
         out_channels: usize,
         segment_lens: &[usize],
         bias: &[f32],
         weight: impl Fn(usize, usize, usize) -> f32,
     ) -> Self {
+        let isa = arithmetic.isa();
         let blocks = Block::split(out_channels, isa);
         let (mut starts, mut weights, mut biases) = (Vec::new(), Vec::new(), Vec::new());
         for block in &blocks {
@@ -294,7 +295,7 @@ pub(super) fn dispatch<T: Vectorised>(isa: Isa, work: T) -> T::Output {
     {
         use super::lanes::{Avx2, Avx512};
 
-        #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
         unsafe fn avx512<T: Vectorised>(work: T) -> T::Output {
             // SAFETY: the target features of this function are those of the vectors.
             unsafe { work.run::<Avx512, Avx2>() }
@@ -308,7 +309,7 @@ pub(super) fn dispatch<T: Vectorised>(isa: Isa, work: T) -> T::Output {
 
         match isa {
             // SAFETY: the processor was just asked.
-            Isa::Avx512 => return unsafe { avx512(work) },
+            Isa::Amx | Isa::Avx512 => return unsafe { avx512(work) },
             // SAFETY: the processor was just asked.
             Isa::Avx2 => return unsafe { avx2(work) },
             Isa::Portable => {}
