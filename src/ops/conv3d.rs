@@ -1,9 +1,11 @@
 //! 3-D convolution with bias, optional second source and the statistics of a following instance norm.
 
-use super::cpu::conv3d::CpuConv;
-use super::cpu::{Arithmetic, PackedWeights};
+use super::cpu::Arithmetic;
+use super::cpu::activation::Moments;
+use super::cpu::conv3d::{CpuConv, Geometry};
 use super::value::{Activation, Operand, ValueShape, floats, floats_mut};
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
+use std::sync::{Mutex, PoisonError};
 
 /// Shape of a convolution: output channels, kernel and stride.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +44,7 @@ pub struct InstanceNorm {
 pub struct Conv3d {
     operands: Vec<Operand>,
     out: ValueShape,
-    norm: Option<InstanceNorm>,
+    norm: Option<(InstanceNorm, Mutex<Moments>)>,
     cpu: CpuConv,
 }
 
@@ -84,16 +86,17 @@ impl Conv3d {
             Some(bias) => bias.to_vec1::<f32>()?,
             None => vec![0.0; shape.out_channels],
         };
-        let segment_lens: Vec<usize> = inputs.iter().flat_map(|&c| vec![kx * c; kz * ky]).collect();
-        let weights =
-            PackedWeights::pack(arithmetic, shape.out_channels, &segment_lens, &bias, |segment, k, o| {
-                let (source, tap) = (segment / (kz * ky), segment % (kz * ky));
-                let (x, c) = (k / inputs[source], k % inputs[source]);
-                let input = c + if source == 0 { 0 } else { inputs[0] };
-                values[((o * total + input) * kz * ky + tap) * kx + x]
-            });
         let out = ValueShape { dims: shape.out_dims(operands[0].shape.dims), channels: shape.out_channels };
-        let cpu = CpuConv { kernel: shape.kernel, stride: shape.stride, weights };
+        let geometry = Geometry {
+            kernel: shape.kernel,
+            stride: shape.stride,
+            in_dims: operands[0].shape.dims,
+            out_dims: out.dims,
+        };
+        let cpu = CpuConv::new(geometry, operands, &bias, arithmetic, |o, i, tap, x| {
+            values[((o * total + i) * kz * ky + tap) * kx + x]
+        });
+        let norm = norm.map(|norm| (norm, Mutex::new(Moments::empty(shape.out_channels))));
         Ok(Self { operands: operands.to_vec(), out, norm, cpu })
     }
 
@@ -108,9 +111,10 @@ impl Conv3d {
             bail!("convolution: {} inputs given, {} needed", inputs.len(), self.operands.len());
         }
         let mut out = self.out.view_mut(output, "convolution")?;
-        let moments = self.cpu.run(&views, self.out.dims, &mut out, self.norm.is_some());
-        match (&self.norm, moments) {
-            (Some(norm), Some(moments)) => {
+        match &self.norm {
+            Some((norm, moments)) => {
+                let mut moments = moments.lock().unwrap_or_else(PoisonError::into_inner);
+                self.cpu.run(&views, &mut out, Some(&mut moments));
                 for c in 0..self.out.channels {
                     let (mean, variance) = moments.mean_and_variance(c);
                     let scale = f64::from(norm.weight[c]) / (variance + norm.eps).sqrt();
@@ -118,7 +122,8 @@ impl Conv3d {
                     out.shift[c] = (f64::from(norm.bias[c]) - mean * scale) as f32;
                 }
             }
-            _ => {
+            None => {
+                self.cpu.run(&views, &mut out, None);
                 out.scale.fill(1.0);
                 out.shift.fill(0.0);
             }

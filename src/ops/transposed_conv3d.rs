@@ -1,6 +1,6 @@
 //! Transposed 3-D convolution whose kernel equals its stride, as U-Net decoders upsample.
 
-use super::cpu::conv3d::CpuTransposedConv;
+use super::cpu::transposed_conv3d::CpuTransposedConv;
 use super::cpu::{Arithmetic, PackedWeights};
 use super::value::{Operand, ValueShape, floats, floats_mut};
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
@@ -42,7 +42,7 @@ impl TransposedConv3d {
         .repeat(x);
         let weights = (0..z * y)
             .map(|tap| {
-                PackedWeights::pack(arithmetic, x * channels, &[input], &bias, |_, k, o| {
+                PackedWeights::pack(arithmetic, &bias, 1, &[input], |_, _, k, o| {
                     values[((k * channels + o % channels) * z * y + tap) * x + o / channels]
                 })
             })

@@ -1,94 +1,260 @@
-//! 3-D convolution and transposed convolution on the CPU.
+//! 3-D convolution on the CPU.
 //!
-//! The output is cut into tasks of a few rows of one z-slice each, by its shape alone, so that results do not
-//! depend on the number of threads. A task first copies the input rows it needs, activated and padded along x,
-//! into a scratch buffer of its own; rows outside the image are left out of the sum instead of being padded.
+//! The output is cut into boxes ([`Blocking`]), by the shape of the convolution alone, so that results do not depend
+//! on the number of threads. The task of a box first copies the input that the box depends on, activated and padded
+//! with zeros in y and x, into a scratch buffer of its own; planes outside the image are left out of the sum. With
+//! three taps and stride 1 along x the copy is what Winograd's algorithm multiplies ([`super::winograd`]), otherwise
+//! the padded rows themselves. Then the kernels run over it, block by block of output channels, and the moments of
+//! what was written are taken while it is still in the cache.
 
-use super::activation::{Affine, Moments};
-use super::kernel::{MAX_SEGMENTS, PackedWeights, Segment, Vectorised, dispatch, row};
+use super::Arithmetic;
+use super::activation::{Affine, Moments, Rows};
+use super::aligned::AlignedFloats;
+use super::blocking::{Blocking, Extent};
+use super::kernel::{self, Columns, Destination, MAX_SEGMENTS, PackedWeights, Segment, Vectorised, dispatch};
 use super::lanes::Lanes;
-use crate::ops::value::{Activation, ActivationMut};
+use super::winograd::{self, OUTPUTS, POINTS};
+use crate::ops::value::{Activation, ActivationMut, Operand};
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
-
-/// Floats of scratch that a task may take: half of a usual second-level cache.
-const SCRATCH: usize = 128 * 1024;
+use std::sync::{Mutex, PoisonError};
 
 thread_local! {
-    static SCRATCH_BUFFER: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
+}
+
+/// Buffers of one worker thread, kept from task to task.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// Copied input.
+    pub rows: AlignedFloats,
+    /// One activated row before it is transformed.
+    line: AlignedFloats,
+    /// Sums at Winograd's points: (point, plane, position, block width).
+    sums: AlignedFloats,
+}
+
+impl Scratch {
+    /// Calls `work` with this thread's buffers.
+    pub fn with<R>(work: impl FnOnce(&mut Self) -> R) -> R {
+        SCRATCH.with_borrow_mut(work)
+    }
+}
+
+/// How the taps along x are summed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    /// One after the other.
+    Direct,
+    /// Four outputs at a time ([`winograd`]).
+    Winograd,
+}
+
+impl Scheme {
+    fn points(self) -> usize {
+        match self {
+            Self::Direct => 1,
+            Self::Winograd => POINTS,
+        }
+    }
+}
+
+/// Kernel, stride and grids of a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::ops) struct Geometry {
+    pub kernel: [usize; 3],
+    pub stride: [usize; 3],
+    pub in_dims: [usize; 3],
+    pub out_dims: [usize; 3],
 }
 
 /// A convolution as the CPU runs it.
 pub(in crate::ops) struct CpuConv {
-    pub kernel: [usize; 3],
-    pub stride: [usize; 3],
+    geometry: Geometry,
+    /// Channels of each source.
+    channels: Vec<usize>,
+    scheme: Scheme,
     /// Segments are numbered (source, kz, ky).
-    pub weights: PackedWeights,
+    weights: PackedWeights,
+    blocking: Blocking,
+    state: Mutex<State>,
+}
+
+/// What a run writes beside its output, allocated once.
+struct State {
+    affines: Vec<Affine>,
+    /// Moments per task: (mean, squares) of each channel of the task.
+    parts: Vec<[f64; 2]>,
 }
 
 impl CpuConv {
+    /// Packs `weight(o, i, tap, x)`: output channel, input channel over all sources, `kz · kernel_y + ky`, `kx`.
+    pub fn new(
+        geometry: Geometry,
+        operands: &[Operand],
+        bias: &[f32],
+        arithmetic: Arithmetic,
+        weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
+    ) -> Self {
+        let [kernel_z, kernel_y, kernel_x] = geometry.kernel;
+        let channels: Vec<usize> = operands.iter().map(|o| o.shape.channels).collect();
+        let taps = kernel_z * kernel_y;
+        let scheme = Self::choose_scheme(&geometry, channels.iter().sum());
+        let per_position = if scheme == Scheme::Winograd { 1 } else { kernel_x };
+        let segment_lens: Vec<usize> = channels.iter().flat_map(|&c| vec![per_position * c; taps]).collect();
+        let weights =
+            PackedWeights::pack(arithmetic, bias, scheme.points(), &segment_lens, |point, segment, k, o| {
+                let (source, tap) = (segment / taps, segment % taps);
+                let (x, c) = (k / channels[source], k % channels[source]);
+                let input = c + if source == 0 { 0 } else { channels[0] };
+                match scheme {
+                    Scheme::Direct => weight(o, input, tap, x),
+                    Scheme::Winograd => {
+                        winograd::kernel_at(point, std::array::from_fn(|x| weight(o, input, tap, x)))
+                    }
+                }
+            });
+        let extent = Extent {
+            geometry,
+            channels: channels.iter().sum(),
+            winograd: scheme == Scheme::Winograd,
+            blocks: weights.block_count(),
+            block_bytes: weights.block_bytes(),
+        };
+        let blocking = Blocking::choose(&extent);
+        let tasks = blocking.tasks(geometry.out_dims, weights.block_count());
+        let state = State {
+            affines: operands.iter().map(|_| Affine::default()).collect(),
+            parts: vec![[0.0; 2]; tasks * Self::channels_per_task(&weights, &blocking)],
+        };
+        Self { geometry, channels, scheme, weights, blocking, state: Mutex::new(state) }
+    }
+
+    /// Winograd pays where there is enough to sum per transform, and tiles of four do not overhang rows by much.
+    fn choose_scheme(geometry: &Geometry, channels: usize) -> Scheme {
+        let [kernel_z, kernel_y, kernel_x] = geometry.kernel;
+        let width = geometry.out_dims[2];
+        let fits = 6 * width.next_multiple_of(OUTPUTS) <= 8 * width;
+        if kernel_x == 3 && geometry.stride[2] == 1 && fits && kernel_z * kernel_y * channels >= 64 {
+            Scheme::Winograd
+        } else {
+            Scheme::Direct
+        }
+    }
+
+    fn channels_per_task(weights: &PackedWeights, blocking: &Blocking) -> usize {
+        (0..weights.block_count())
+            .step_by(blocking.blocks)
+            .map(|b| {
+                let end = (b + blocking.blocks).min(weights.block_count());
+                weights.block(end - 1).0.end - weights.block(b).0.start
+            })
+            .max()
+            .unwrap_or(0)
+    }
+
     /// Writes the raw output and returns its moments per channel if they are asked for.
     pub fn run(
         &self,
         sources: &[Activation<'_>],
-        out_dims: [usize; 3],
         out: &mut ActivationMut<'_>,
-        moments: bool,
-    ) -> Option<Moments> {
-        let [_, height, width] = out_dims;
-        let row_len = width * self.weights.out_channels;
-        let rows = self.rows_per_task(sources, out_dims);
-        let affines: Vec<_> = sources.iter().map(Affine::of).collect();
-        let parts: Vec<Option<Moments>> = out
-            .raw
-            .par_chunks_mut(height * row_len)
-            .enumerate()
-            .flat_map(|(z, slice)| {
-                slice.par_chunks_mut(rows * row_len).enumerate().map(move |(part, out)| (z, part * rows, out))
-            })
-            .map(|(z, y, out)| {
-                let rows = y..y + out.len() / row_len;
-                let affines = &affines;
-                SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-                    let task =
-                        ConvTask { conv: self, sources, affines, z, rows, width, out, moments, scratch };
-                    dispatch(self.weights.isa, task)
-                })
-            })
-            .collect();
-        moments.then(|| {
-            let none = Moments::empty(self.weights.out_channels);
-            parts.into_iter().flatten().fold(none, |all, part| all.merge(&part))
-        })
+        moments: Option<&mut Moments>,
+    ) {
+        assert_eq!(
+            sources.len(),
+            self.channels.len(),
+            "convolution called with other sources than packed for"
+        );
+        assert_eq!(
+            out.raw.len(),
+            self.geometry.out_dims.iter().product::<usize>() * self.weights.out_channels
+        );
+        for (source, &channels) in sources.iter().zip(&self.channels) {
+            let voxels: usize = self.geometry.in_dims.iter().product();
+            assert_eq!(source.raw.len(), voxels * channels, "source of another shape than packed for");
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { affines, parts } = &mut *state;
+        for (affine, source) in affines.iter_mut().zip(sources) {
+            affine.set(source);
+        }
+        let per_task = Self::channels_per_task(&self.weights, &self.blocking);
+        let shared = SharedOutput { to: out.raw.as_mut_ptr(), len: out.raw.len() };
+        let (affines, wanted) = (&*affines, moments.is_some());
+        parts.par_chunks_mut(per_task).enumerate().with_max_len(1).for_each(|(task, parts)| {
+            Scratch::with(|scratch| {
+                let parts = wanted.then_some(parts);
+                let place = self.blocking.place(task, self.geometry.out_dims, self.weights.block_count());
+                let work = ConvTask { conv: self, sources, affines, place, out: &shared, parts, scratch };
+                dispatch(self.weights.arithmetic.isa(), work);
+            });
+        });
+        if let Some(moments) = moments {
+            moments.clear();
+            for (task, parts) in parts.chunks(per_task).enumerate() {
+                let place = self.blocking.place(task, self.geometry.out_dims, self.weights.block_count());
+                moments.merge(self.channel_range(&place.blocks), place.voxels() as f64, parts);
+            }
+        }
     }
 
-    /// Output rows per task: as many as scratch holds, but few enough for all cores to find work.
-    fn rows_per_task(&self, sources: &[Activation<'_>], [depth, height, _]: [usize; 3]) -> usize {
-        let per_row: usize = sources.iter().map(|s| self.kernel[0] * self.padded_row(s)).sum();
-        let fitting = (SCRATCH / per_row.max(1)).saturating_sub(self.kernel[1]) / self.stride[1];
-        let spread = (depth * height).div_ceil(16);
-        fitting.min(spread).clamp(1, height)
-    }
-
-    /// Floats of one padded input row.
-    fn padded_row(&self, source: &Activation<'_>) -> usize {
-        let shape = source.operand.shape;
-        (shape.dims[2] + self.kernel[2] - 1) * shape.channels
+    fn channel_range(&self, blocks: &Range<usize>) -> Range<usize> {
+        self.weights.block(blocks.start).0.start..self.weights.block(blocks.end - 1).0.end
     }
 }
 
-/// A few output rows of one slice.
+/// The output, written by many tasks, each within its box.
+struct SharedOutput {
+    to: *mut f32,
+    len: usize,
+}
+
+// SAFETY: tasks write disjoint boxes of voxels and blocks of channels, and nobody reads meanwhile but the task itself.
+unsafe impl Sync for SharedOutput {}
+
+/// The part of the output that one task computes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub z: Range<usize>,
+    pub y: Range<usize>,
+    pub x: Range<usize>,
+    pub blocks: Range<usize>,
+}
+
+impl Place {
+    fn voxels(&self) -> usize {
+        self.z.len() * self.y.len() * self.x.len()
+    }
+}
+
 struct ConvTask<'a> {
     conv: &'a CpuConv,
     sources: &'a [Activation<'a>],
     affines: &'a [Affine],
-    z: usize,
-    rows: Range<usize>,
-    width: usize,
-    out: &'a mut [f32],
-    moments: bool,
-    scratch: &'a mut Vec<f32>,
+    place: Place,
+    out: &'a SharedOutput,
+    parts: Option<&'a mut [[f64; 2]]>,
+    scratch: &'a mut Scratch,
+}
+
+/// Where the copied rows of one source lie in scratch: (point, plane, row, position or voxel, channel).
+#[derive(Clone, Copy, Default)]
+struct Copied {
+    at: usize,
+    /// First input plane, which exists.
+    first_plane: usize,
+    planes: usize,
+    /// Input rows, counted from `first output row · stride - kernel / 2`, which may be outside.
+    rows: usize,
+    /// Floats of one row at one point.
+    row: usize,
+}
+
+impl Copied {
+    fn point(&self) -> usize {
+        self.planes * self.rows * self.row
+    }
 }
 
 /// The input indices that taps `0..kernel` of output `position` read, cut to the image, with the first such tap.
@@ -100,91 +266,121 @@ fn taps(position: usize, kernel: usize, stride: usize, size: usize) -> (Range<us
     (from..to.max(from), first_tap)
 }
 
-/// Where the copied rows of one source lie in scratch.
-#[derive(Clone, Copy)]
-struct Copied {
-    at: usize,
-    z_from: usize,
-    y_from: usize,
-    height: usize,
-    row: usize,
-    end: usize,
-}
-
 impl Vectorised for ConvTask<'_> {
-    type Output = Option<Moments>;
+    type Output = ();
 
-    // No closure around the kernel: it would be a function without the target feature.
+    // No closure around the kernels: it would be a function without the target feature.
     #[inline(always)]
-    unsafe fn run<W: Lanes, N: Lanes>(mut self) -> Option<Moments> {
-        let all = std::mem::take(&mut self.out);
-        let mut scratch = std::mem::take(self.scratch);
-        let mut copied = [Copied { at: 0, z_from: 0, y_from: 0, height: 0, row: 0, end: 0 }; 2];
+    unsafe fn run<W: Lanes, N: Lanes>(mut self) {
+        let mut rows = std::mem::take(&mut self.scratch.rows);
+        let mut line = std::mem::take(&mut self.scratch.line);
+        let mut sums = std::mem::take(&mut self.scratch.sums);
+        let mut copied = [Copied::default(); 2];
         let mut end = 0;
         for (s, copied) in copied.iter_mut().enumerate().take(self.sources.len()) {
-            *copied = self.copy_rows(s, end, &mut scratch);
-            end = copied.end;
+            *copied = self.layout(s, end);
+            end += self.conv.scheme.points() * copied.point();
+            self.copy_rows(s, copied, rows.first(end), &mut line);
         }
-        let row_len = self.width * self.conv.weights.out_channels;
-        let mut segments = [Segment { input: 0, step: 0, weights: 0 }; MAX_SEGMENTS];
-        for (y, out) in self.rows.clone().zip(all.chunks_mut(row_len)) {
-            let used = self.segments(y, &copied, &mut segments);
-            // SAFETY: the instruction set is the caller's promise.
-            unsafe { row::<W, N>(&self.conv.weights, &segments[..used], &scratch, self.width, out) };
+        for block in self.place.blocks.clone() {
+            // SAFETY: the instruction set is the caller's promise; the task's box is its own.
+            unsafe {
+                match self.conv.scheme {
+                    Scheme::Direct => self.direct(block, &copied, rows.as_slice()),
+                    Scheme::Winograd => self.winograd(block, &copied, rows.as_slice(), &mut sums),
+                }
+            }
         }
-        *self.scratch = scratch;
-        self.moments.then(|| Moments::of(all, self.conv.weights.out_channels))
+        self.scratch.rows = rows;
+        self.scratch.line = line;
+        self.scratch.sums = sums;
+        if let Some(parts) = self.parts.take() {
+            self.take_moments(parts);
+        }
     }
 }
 
 impl ConvTask<'_> {
-    /// Copies what this task reads of source `s` to `scratch[at..]`.
-    #[inline(always)]
-    fn copy_rows(&self, s: usize, at: usize, scratch: &mut Vec<f32>) -> Copied {
-        let source = &self.sources[s];
-        let [depth, height, width] = source.operand.shape.dims;
-        let channels = source.operand.shape.channels;
-        let [kernel_z, kernel_y, kernel_x] = self.conv.kernel;
-        let (planes, _) = taps(self.z, kernel_z, self.conv.stride[0], depth);
-        let (first, _) = taps(self.rows.start, kernel_y, self.conv.stride[1], height);
-        let (last, _) = taps(self.rows.end - 1, kernel_y, self.conv.stride[1], height);
-        let lines = first.start..last.end.max(first.start);
-        let row = self.conv.padded_row(source);
-        let margin = kernel_x / 2 * channels;
-        let end = at + planes.len() * lines.len() * row;
-        if scratch.len() < end {
-            scratch.resize(end, 0.0);
-        }
-        let copied = Copied { at, z_from: planes.start, y_from: lines.start, height: lines.len(), row, end };
-        let mut to = at;
-        for z in planes {
-            for y in lines.clone() {
-                let from = (z * height + y) * width * channels;
-                let raw = &source.raw[from..from + width * channels];
-                let line = &mut scratch[to..to + row];
-                line[..margin].fill(0.0);
-                line[margin + raw.len()..].fill(0.0);
-                self.affines[s].apply(raw, &mut line[margin..margin + raw.len()]);
-                to += row;
-            }
-        }
-        copied
+    fn layout(&self, s: usize, at: usize) -> Copied {
+        let Geometry { kernel, stride, in_dims, .. } = self.conv.geometry;
+        let (first, _) = taps(self.place.z.start, kernel[0], stride[0], in_dims[0]);
+        let (last, _) = taps(self.place.z.end - 1, kernel[0], stride[0], in_dims[0]);
+        let rows = (self.place.y.len() - 1) * stride[1] + kernel[1];
+        let columns = self.place.x.len();
+        let positions = match self.conv.scheme {
+            Scheme::Direct => (columns - 1) * stride[2] + kernel[2],
+            Scheme::Winograd => columns.div_ceil(OUTPUTS),
+        };
+        let row = positions * self.conv.channels[s];
+        Copied { at, first_plane: first.start, planes: last.end - first.start, rows, row }
     }
 
-    /// Lists the segments that output row `y` sums over; returns how many.
+    /// Copies what this task reads of source `s`.
     #[inline(always)]
-    fn segments(&self, y: usize, copied: &[Copied; 2], list: &mut [Segment; MAX_SEGMENTS]) -> usize {
-        let [kernel_z, kernel_y, _] = self.conv.kernel;
+    fn copy_rows(&self, s: usize, copied: &Copied, scratch: &mut [f32], line: &mut AlignedFloats) {
+        let Geometry { kernel, stride, in_dims: [_, height, width], .. } = self.conv.geometry;
+        let channels = self.conv.channels[s];
+        let first_row = (self.place.y.start * stride[1]) as isize - (kernel[1] / 2) as isize;
+        let first_column = (self.place.x.start * stride[2]) as isize - (kernel[2] / 2) as isize;
+        let columns = match self.conv.scheme {
+            Scheme::Direct => copied.row / channels,
+            Scheme::Winograd => copied.row / channels * OUTPUTS + kernel[2] - 1,
+        };
+        // The part of a row that exists, counted from the row's own beginning.
+        let from = (-first_column).clamp(0, columns as isize) as usize;
+        let to = (width as isize - first_column).clamp(from as isize, columns as isize) as usize;
+        for plane in 0..copied.planes {
+            for row in 0..copied.rows {
+                let at = copied.at + (plane * copied.rows + row) * copied.row;
+                let y = first_row + row as isize;
+                let raw = if y >= 0 && y < height as isize {
+                    let start = ((copied.first_plane + plane) * height + y as usize) * width;
+                    let first = (start as isize + first_column) * channels as isize;
+                    let first = (first + (from * channels) as isize) as usize;
+                    &self.sources[s].raw[first..first + (to - from) * channels]
+                } else {
+                    &[]
+                };
+                let there = if raw.is_empty() { columns..columns } else { from..to };
+                let there = there.start * channels..there.end * channels;
+                match self.conv.scheme {
+                    Scheme::Direct => {
+                        self.affines[s].apply_padded(raw, there, &mut scratch[at..at + copied.row]);
+                    }
+                    Scheme::Winograd => {
+                        let line = line.first(columns * channels);
+                        self.affines[s].apply_padded(raw, there, line);
+                        let distance = copied.point();
+                        let end = at + (POINTS - 1) * distance + copied.row;
+                        winograd::transform_inputs(line, channels, &mut scratch[at..end], distance);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lists the segments that the positions of output row `y` (of the box) in plane `z` sum over.
+    #[inline(always)]
+    fn segments(
+        &self,
+        [z, y]: [usize; 2],
+        point: usize,
+        copied: &[Copied; 2],
+        list: &mut [Segment; MAX_SEGMENTS],
+    ) -> usize {
+        let Geometry { kernel: [kernel_z, kernel_y, _], stride, in_dims, .. } = self.conv.geometry;
+        let (planes, first_tap) = taps(z, kernel_z, stride[0], in_dims[0]);
         let mut used = 0;
-        for (s, source) in self.sources.iter().enumerate() {
-            let shape = source.operand.shape;
-            let (planes, first_kz) = taps(self.z, kernel_z, self.conv.stride[0], shape.dims[0]);
-            let (lines, first_ky) = taps(y, kernel_y, self.conv.stride[1], shape.dims[1]);
+        for (s, &channels) in self.conv.channels.iter().enumerate() {
             let here = copied[s];
-            for (kz, z) in (first_kz..).zip(planes) {
-                for (ky, y) in (first_ky..).zip(lines.clone()) {
-                    let input = here.at + ((z - here.z_from) * here.height + y - here.y_from) * here.row;
-                    let step = self.conv.stride[2] * shape.channels;
+            let step = match self.conv.scheme {
+                Scheme::Direct => stride[2] * channels,
+                Scheme::Winograd => channels,
+            };
+            for (kz, plane) in (first_tap..).zip(planes.clone()) {
+                for ky in 0..kernel_y {
+                    let row = (plane - here.first_plane) * here.rows + y * stride[1] + ky;
+                    let input = here.at + point * here.point() + row * here.row;
                     list[used] = Segment { input, step, weights: (s * kernel_z + kz) * kernel_y + ky };
                     used += 1;
                 }
@@ -192,77 +388,114 @@ impl ConvTask<'_> {
         }
         used
     }
-}
 
-/// A transposed convolution with kernel = stride, as the CPU runs it: one small matrix product per input row and
-/// (kz, ky), written where it belongs.
-pub(in crate::ops) struct CpuTransposedConv {
-    pub stride: [usize; 3],
-    /// One set per (kz, ky), with `stride_x · channels` output channels and a single segment.
-    pub weights: Vec<PackedWeights>,
-}
-
-impl CpuTransposedConv {
-    /// Writes the raw output.
-    pub fn run(&self, source: &Activation<'_>, out: &mut ActivationMut<'_>) {
-        let [depth, height, width] = source.operand.shape.dims;
-        let channels = source.operand.shape.channels;
-        let [stride_z, stride_y, _] = self.stride;
-        let out_row = width * self.weights[0].out_channels;
-        let affine = Affine::of(source);
-        // One task writes the stride_y output rows of each input row of one output slice.
-        out.raw.par_chunks_mut(height * stride_y * out_row).enumerate().take(depth * stride_z).for_each(
-            |(z, slice)| {
-                let from = z / stride_z * height * width * channels;
-                let raw = &source.raw[from..from + height * width * channels];
-                let weights = &self.weights[z % stride_z * stride_y..][..stride_y];
-                SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-                    let task = TransposedTask {
-                        weights,
-                        affine: &affine,
-                        raw,
-                        channels,
-                        width,
-                        out: slice,
-                        scratch,
-                    };
-                    dispatch(self.weights[0].isa, task);
-                });
-            },
-        );
+    /// Where the output of a voxel's block begins.
+    fn out(&self, [z, y, x]: [usize; 3], first_channel: usize) -> usize {
+        let [_, height, width] = self.conv.geometry.out_dims;
+        ((z * height + y) * width + x) * self.conv.weights.out_channels + first_channel
     }
-}
 
-/// One output slice of a transposed convolution.
-struct TransposedTask<'a> {
-    /// Per ky.
-    weights: &'a [PackedWeights],
-    affine: &'a Affine,
-    raw: &'a [f32],
-    channels: usize,
-    width: usize,
-    out: &'a mut [f32],
-    scratch: &'a mut Vec<f32>,
-}
-
-impl Vectorised for TransposedTask<'_> {
-    type Output = ();
-
+    /// One block of output channels, row by row.
     #[inline(always)]
-    unsafe fn run<W: Lanes, N: Lanes>(self) {
-        let row_len = self.width * self.channels;
-        if self.scratch.len() < row_len {
-            self.scratch.resize(row_len, 0.0);
-        }
-        let scratch = &mut self.scratch[..row_len];
-        let segment = [Segment { input: 0, step: self.channels, weights: 0 }];
-        let mut out_rows = self.out.chunks_mut(self.width * self.weights[0].out_channels);
-        for raw in self.raw.chunks(row_len) {
-            self.affine.apply(raw, scratch);
-            for (weights, out) in self.weights.iter().zip(&mut out_rows) {
-                // SAFETY: the instruction set is the caller's promise.
-                unsafe { row::<W, N>(weights, &segment, scratch, self.width, out) };
+    unsafe fn direct(&self, block: usize, copied: &[Copied; 2], scratch: &[f32]) {
+        let weights = &self.conv.weights;
+        let (channels, _) = weights.block(block);
+        let mut list = [Segment::default(); MAX_SEGMENTS];
+        for z in self.place.z.clone() {
+            for y in self.place.y.clone() {
+                let used = self.segments([z, y - self.place.y.start], 0, copied, &mut list);
+                let positions = self.place.x.len();
+                let at = self.out([z, y, self.place.x.start], channels.start);
+                assert!(at + (positions - 1) * weights.out_channels + channels.len() <= self.out.len);
+                // SAFETY: the row was checked to lie within the output and belongs to this task's box; the
+                // instruction set is the caller's promise.
+                unsafe {
+                    let to = Destination {
+                        to: self.out.to.add(at),
+                        stride: weights.out_channels,
+                        valid: channels.len(),
+                    };
+                    let columns = Columns { block, point: 0, biased: true };
+                    kernel::run(weights, columns, &list[..used], scratch, positions, to);
+                }
             }
         }
+    }
+
+    /// One block of output channels: the sums at all points, then their transform.
+    #[inline(always)]
+    unsafe fn winograd(&self, block: usize, copied: &[Copied; 2], scratch: &[f32], sums: &mut AlignedFloats) {
+        let weights = &self.conv.weights;
+        let (_, width) = weights.block(block);
+        let (planes, rows) = (self.place.z.len(), self.place.y.len());
+        let tiles = self.place.x.len().div_ceil(OUTPUTS);
+        // Rows follow each other without a gap, so with stride 1 all of a plane is one run.
+        let (runs, positions) =
+            if self.conv.geometry.stride[1] == 1 { (1, rows * tiles) } else { (rows, tiles) };
+        let plane_len = rows * tiles * width;
+        let point_len = planes * plane_len;
+        let sums = sums.first(POINTS * point_len);
+        let mut list = [Segment::default(); MAX_SEGMENTS];
+        for point in 0..POINTS {
+            for (i, z) in self.place.z.clone().enumerate() {
+                for run in 0..runs {
+                    let used = self.segments([z, run], point, copied, &mut list);
+                    let at = point * point_len + i * plane_len + run * positions * width;
+                    let to = &mut sums[at..at + positions * width];
+                    // SAFETY: the destination holds every position; the instruction set is the caller's promise.
+                    unsafe {
+                        let to = Destination { to: to.as_mut_ptr(), stride: width, valid: width };
+                        let columns = Columns { block, point, biased: false };
+                        kernel::run(weights, columns, &list[..used], scratch, positions, to);
+                    }
+                }
+            }
+        }
+        for (i, z) in self.place.z.clone().enumerate() {
+            for (j, y) in self.place.y.clone().enumerate() {
+                for tile in 0..tiles {
+                    let at = i * plane_len + (j * tiles + tile) * width;
+                    self.store_tile(
+                        block,
+                        [z, y, tile],
+                        std::array::from_fn(|p| &sums[p * point_len + at..]),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Transforms one tile's sums and writes those of its outputs that are inside the box.
+    #[inline(always)]
+    fn store_tile(&self, block: usize, [z, y, tile]: [usize; 3], sums: [&[f32]; POINTS]) {
+        let weights = &self.conv.weights;
+        let (channels, _) = weights.block(block);
+        let mut outputs = [[0.0; 32]; OUTPUTS];
+        winograd::transform_sums(sums, &weights.bias(block)[..channels.len()], &mut outputs);
+        let first = self.place.x.start + tile * OUTPUTS;
+        for (x, output) in (first..self.place.x.end).zip(&outputs) {
+            let at = self.out([z, y, x], channels.start);
+            assert!(at + channels.len() <= self.out.len);
+            // SAFETY: just checked to lie within the output; the box is this task's own.
+            unsafe {
+                std::ptr::copy_nonoverlapping(output.as_ptr(), self.out.to.add(at), channels.len());
+            }
+        }
+    }
+
+    /// Mean and squares of each channel over the box.
+    #[inline(always)]
+    fn take_moments(&self, parts: &mut [[f64; 2]]) {
+        let channels = self.conv.channel_range(&self.place.blocks);
+        let shape = Rows { voxels: self.place.x.len(), stride: self.conv.weights.out_channels };
+        let rows = self.place.z.clone().flat_map(|z| self.place.y.clone().map(move |y| (z, y)));
+        let rows = rows.map(|(z, y)| {
+            let at = self.out([z, y, self.place.x.start], channels.start);
+            assert!(at + (shape.voxels - 1) * shape.stride + channels.len() <= self.out.len);
+            // SAFETY: just checked to lie within the output.
+            unsafe { self.out.to.add(at).cast_const() }
+        });
+        // SAFETY: these channels of this box were checked to lie within the output, and this task wrote them.
+        unsafe { Moments::of_rows(rows, shape, &mut parts[..channels.len()]) };
     }
 }

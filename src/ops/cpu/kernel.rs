@@ -5,8 +5,11 @@
 //! memory: one *segment*. A kernel call walks its segments; for each input float it loads the matching vectors of
 //! weights once and multiplies them with that float broadcast, for `P` output positions at a time.
 
+use super::aligned::AlignedFloats;
 use super::lanes::{Lanes, Plain8};
 use super::{Arithmetic, Isa};
+use rayon::prelude::*;
+use std::ops::Range;
 
 /// Output channels that are computed together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,51 +44,117 @@ impl Block {
     }
 }
 
-/// Weights in the order in which the kernels read them: block, segment, float of the segment, output channel.
+/// Weights in the order in which the kernels read them: block, point, segment, float of the segment, output channel.
 pub(in crate::ops) struct PackedWeights {
-    pub isa: Isa,
-    blocks: Vec<Block>,
-    /// Where the weights of (block, segment) begin.
-    starts: Vec<Vec<usize>>,
-    weights: Vec<f32>,
-    /// Bias per block, padded to its width.
-    biases: Vec<Vec<f32>>,
-    segment_lens: Vec<usize>,
+    pub arithmetic: Arithmetic,
     pub out_channels: usize,
+    blocks: Vec<Block>,
+    /// Where the weights of each block begin.
+    starts: Vec<usize>,
+    weights: AlignedFloats,
+    /// Bias per block, padded to its width.
+    biases: Vec<AlignedFloats>,
+    segment_lens: Vec<usize>,
+    /// Where a segment begins, counted in input floats, and after the last one their number.
+    segment_starts: Vec<usize>,
+    points: usize,
 }
 
 impl PackedWeights {
-    /// Packs a weight function of (segment, float of the segment, output channel).
+    /// Packs a weight function of (point, segment, float of the segment, output channel).
     pub fn pack(
         arithmetic: Arithmetic,
-        out_channels: usize,
-        segment_lens: &[usize],
         bias: &[f32],
-        weight: impl Fn(usize, usize, usize) -> f32,
+        points: usize,
+        segment_lens: &[usize],
+        weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
     ) -> Self {
-        let isa = arithmetic.isa();
-        let blocks = Block::split(out_channels, isa);
-        let (mut starts, mut weights, mut biases) = (Vec::new(), Vec::new(), Vec::new());
+        let out_channels = bias.len();
+        let blocks = Block::split(out_channels, arithmetic.isa());
+        let mut segment_starts = vec![0];
+        for len in segment_lens {
+            segment_starts.push(segment_starts[segment_starts.len() - 1] + len);
+        }
+        let inputs = segment_starts[segment_lens.len()] * points;
+        let starts: Vec<usize> = blocks
+            .iter()
+            .scan(0, |end, block| {
+                let start = *end;
+                *end += inputs * block.width;
+                Some(start)
+            })
+            .collect();
+        let mut weights = AlignedFloats::zeros(inputs * blocks.iter().map(|b| b.width).sum::<usize>());
+        let mut rest = weights.as_mut_slice();
+        let mut parts = Vec::new();
         for block in &blocks {
-            let mut of_block = Vec::new();
-            for (segment, &len) in segment_lens.iter().enumerate() {
-                of_block.push(weights.len());
-                for k in 0..len {
-                    weights.extend((0..block.valid).map(|o| weight(segment, k, block.first + o)));
-                    weights.extend(std::iter::repeat_n(0.0, block.width - block.valid));
+            let (part, behind) = rest.split_at_mut(inputs * block.width);
+            parts.push((block, part));
+            rest = behind;
+        }
+        parts.into_par_iter().for_each(|(block, part)| {
+            let mut rows = part.chunks_exact_mut(block.width);
+            for point in 0..points {
+                for (segment, &len) in segment_lens.iter().enumerate() {
+                    for (k, row) in (0..len).zip(&mut rows) {
+                        for (o, w) in row[..block.valid].iter_mut().enumerate() {
+                            *w = weight(point, segment, k, block.first + o);
+                        }
+                    }
                 }
             }
-            starts.push(of_block);
-            let mut padded = bias[block.first..block.first + block.valid].to_vec();
-            padded.resize(block.width, 0.0);
-            biases.push(padded);
+        });
+        let padded = |block: &Block| {
+            let mut padded = AlignedFloats::zeros(block.width);
+            padded.first(block.valid).copy_from_slice(&bias[block.first..block.first + block.valid]);
+            padded
+        };
+        let biases = blocks.iter().map(padded).collect();
+        let segment_lens = segment_lens.to_vec();
+        Self {
+            arithmetic,
+            out_channels,
+            blocks,
+            starts,
+            weights,
+            biases,
+            segment_lens,
+            segment_starts,
+            points,
         }
-        Self { isa, blocks, starts, weights, biases, segment_lens: segment_lens.to_vec(), out_channels }
+    }
+
+    /// Number of blocks of output channels.
+    pub fn block_count(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Output channels of a block, and its width with padding.
+    pub fn block(&self, block: usize) -> (Range<usize>, usize) {
+        let b = self.blocks[block];
+        (b.first..b.first + b.valid, b.width)
+    }
+
+    /// Bias of a block, padded to its width.
+    pub fn bias(&self, block: usize) -> &[f32] {
+        &self.biases[block].as_slice()[..self.blocks[block].width]
+    }
+
+    /// Bytes of a block's weights at all points.
+    pub fn block_bytes(&self) -> usize {
+        4 * self.points * self.segment_starts[self.segment_lens.len()] * self.blocks[0].width
+    }
+
+    fn of_segment(&self, block: usize, point: usize, segment: usize) -> &[f32] {
+        let inputs = self.segment_starts[self.segment_lens.len()];
+        let width = self.blocks[block].width;
+        let from = self.starts[block] + (point * inputs + self.segment_starts[segment]) * width;
+        &self.weights.as_slice()[from..from + self.segment_lens[segment] * width]
     }
 }
 
 /// One run of input floats and which of the packed segments weighs it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Segment {
     /// Index of the first float in the scratch buffer, for output position 0.
     pub input: usize,
@@ -105,135 +174,162 @@ struct RawSegment {
 }
 
 /// Most output positions that a kernel call covers.
-const MAX_POSITIONS: usize = 14;
+const MAX_POSITIONS: usize = 12;
 /// Most segments of a convolution: two sources of up to 7 × 7 rows.
 pub(super) const MAX_SEGMENTS: usize = 98;
 
-/// Computes one row of output voxels, (positions, out_channels), from `scratch`.
-///
-/// `#[inline(always)]`: the caller carries the target feature that `W` and `N` need.
+/// A block of output channels at one point.
+#[derive(Clone, Copy)]
+pub(super) struct Columns {
+    pub block: usize,
+    pub point: usize,
+    /// Whether the sums begin with the bias or with zero.
+    pub biased: bool,
+}
+
+/// Where a kernel writes: output position `p` goes to `to[p · stride..]`, `valid` floats.
+pub(super) struct Destination {
+    pub to: *mut f32,
+    pub stride: usize,
+    /// The block's padded width, or its output channels without the padding.
+    pub valid: usize,
+}
+
+/// Computes one block of output channels for a run of `positions`.
 ///
 /// # Safety
-/// The processor must have the instruction sets of `W` and `N`.
-#[inline(always)]
-pub(super) unsafe fn row<W: Lanes, N: Lanes>(
+/// `out` must be writable at every position, by nobody else.
+pub(super) unsafe fn run(
     packed: &PackedWeights,
+    columns: Columns,
     segments: &[Segment],
     scratch: &[f32],
     positions: usize,
-    out: &mut [f32],
+    out: Destination,
 ) {
-    assert_eq!(out.len(), positions * packed.out_channels, "output row has the wrong length");
-    assert!(positions > 0 && segments.len() <= MAX_SEGMENTS, "empty row or too many segments");
-    for s in segments {
-        let end = s.input + (positions - 1) * s.step + packed.segment_lens[s.weights];
+    assert!(positions > 0 && segments.len() <= MAX_SEGMENTS, "empty run or too many segments");
+    let width = packed.blocks[columns.block].width;
+    assert!(out.valid <= width && width <= ZERO.len(), "output wider than its block");
+    let none = RawSegment { input: scratch.as_ptr(), step: 0, weights: scratch.as_ptr(), len: 0 };
+    let mut raw = [none; MAX_SEGMENTS];
+    for (r, s) in raw.iter_mut().zip(segments) {
+        let len = packed.segment_lens[s.weights];
+        let end = s.input + (positions - 1) * s.step + len;
         assert!(end <= scratch.len(), "segment reaches beyond the scratch buffer");
+        let weights = packed.of_segment(columns.block, columns.point, s.weights).as_ptr();
+        *r = RawSegment { input: scratch[s.input..].as_ptr(), step: s.step, weights, len };
     }
-    let calls = positions.div_ceil(MAX_POSITIONS);
-    for (b, block) in packed.blocks.iter().enumerate() {
-        let mut raw = [RawSegment { input: scratch.as_ptr(), step: 0, weights: scratch.as_ptr(), len: 0 };
-            MAX_SEGMENTS];
-        let mut start = 0;
-        for call in 0..calls {
-            let end = positions * (call + 1) / calls;
-            for (r, s) in raw.iter_mut().zip(segments) {
-                let (at, len) = (packed.starts[b][s.weights], packed.segment_lens[s.weights]);
-                *r = RawSegment {
-                    input: scratch[s.input + start * s.step..].as_ptr(),
-                    step: s.step,
-                    weights: packed.weights[at..at + len * block.width].as_ptr(),
-                    len,
-                };
+    let segments = &raw[..segments.len()];
+    let start = if columns.biased { packed.bias(columns.block) } else { &ZERO[..width] };
+    // One function per instruction set, however many callers: its many unrolled loops take long to compile.
+    dispatch(packed.arithmetic.isa(), Run { positions, segments, start, width, out });
+}
+
+/// A run whose segments lie within their buffers for all positions, with start values as long as the block is wide.
+struct Run<'a> {
+    positions: usize,
+    segments: &'a [RawSegment],
+    start: &'a [f32],
+    width: usize,
+    out: Destination,
+}
+
+impl Vectorised for Run<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<W: Lanes, N: Lanes>(self) {
+        // SAFETY: the segments were checked, the output is the promise of `run`'s caller, the instruction set that
+        // of this function's.
+        unsafe {
+            if self.width == 2 * W::WIDTH {
+                in_pieces::<W, 2>(&self);
+            } else if self.width == W::WIDTH {
+                in_pieces::<W, 1>(&self);
+            } else {
+                in_pieces::<N, 1>(&self);
             }
-            let out = &mut out[start * packed.out_channels + block.first..];
-            assert!(
-                out.len() >= (end - start - 1) * packed.out_channels + block.valid,
-                "output row too short"
-            );
-            let to = Output { to: out.as_mut_ptr(), stride: packed.out_channels, valid: block.valid };
-            let bias = &packed.biases[b];
-            let raw = &raw[..segments.len()];
-            // SAFETY: every segment was checked to lie within scratch for all positions, its weights were sliced
-            // to their full length, the output was checked to hold every position, the bias is padded to the
-            // width; the instruction set is the caller's promise.
-            unsafe {
-                if block.width == 2 * W::WIDTH {
-                    positions_of::<W, 2>(end - start, raw, bias, to);
-                } else if block.width == W::WIDTH {
-                    positions_of::<W, 1>(end - start, raw, bias, to);
-                } else {
-                    positions_of::<N, 1>(end - start, raw, bias, to);
-                }
-            }
-            start = end;
         }
     }
 }
 
-#[derive(Clone, Copy)]
-struct Output {
-    to: *mut f32,
-    stride: usize,
-    valid: usize,
-}
+static ZERO: [f32; 32] = [0.0; 32];
 
-/// Chooses the kernel for a number of positions.
+/// Cuts a run into pieces that fit the registers, of nearly equal length.
 #[inline(always)]
-unsafe fn positions_of<L: Lanes, const V: usize>(
-    n: usize,
-    segments: &[RawSegment],
-    bias: &[f32],
-    out: Output,
-) {
-    macro_rules! choose {
-        ($($p:literal)*) => {
-            match n {
-                // SAFETY: passed on from the caller.
-                $($p => unsafe { tile::<L, $p, V>(segments, bias, out) },)*
-                _ => unreachable!("rows are cut into pieces of at most {MAX_POSITIONS} positions"),
-            }
-        };
+unsafe fn in_pieces<L: Lanes, const V: usize>(run: &Run<'_>) {
+    let pieces = run.positions.div_ceil((L::ACCUMULATORS / V).min(MAX_POSITIONS));
+    let mut first = 0;
+    for piece in 0..pieces {
+        let end = run.positions * (piece + 1) / pieces;
+        macro_rules! choose {
+            ($($p:literal)*) => {
+                match end - first {
+                    // SAFETY: passed on from the caller.
+                    $($p => unsafe { tile::<L, $p, V>(run, first) },)*
+                    _ => unreachable!("runs are cut into pieces of at most {MAX_POSITIONS} positions"),
+                }
+            };
+        }
+        choose!(1 2 3 4 5 6 7 8 9 10 11 12);
+        first = end;
     }
-    choose!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
 }
 
-/// `P` output positions of `V` vectors of output channels.
+/// `P` output positions from `first` on, of `V` vectors of output channels.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const P: usize, const V: usize>(segments: &[RawSegment], bias: &[f32], out: Output) {
+unsafe fn tile<L: Lanes, const P: usize, const V: usize>(run: &Run<'_>, first: usize) {
+    if P * V > L::ACCUMULATORS {
+        unreachable!("more sums than registers");
+    }
+    let out = &run.out;
     // No closures or iterators over vectors here: they would be functions without the target feature.
-    // SAFETY: the bias holds V vectors; the segments and the output were checked by `row`.
+    // SAFETY: the start values hold V vectors; the segments and the output were checked before.
     unsafe {
-        let start = load::<L, V>(bias.as_ptr());
-        let mut acc = [start; P];
-        for s in segments {
+        let mut acc = [load::<L, V>(run.start.as_ptr()); P];
+        for s in run.segments {
             let mut weights = s.weights;
             let step = s.step;
             // Four bases and small multiples of the step address all positions with few registers.
-            let (mut base0, mut base1) = (s.input, s.input.wrapping_add(4 * step));
-            let (mut base2, mut base3) = (s.input.wrapping_add(8 * step), s.input.wrapping_add(12 * step));
-            for _ in 0..s.len {
-                let w = load::<L, V>(weights);
-                let bases = [base0, base1, base2, base3];
-                let mut p = 0;
-                while p < P {
-                    let x = L::splat(bases[p / 4].wrapping_add((p % 4) * step));
-                    let mut v = 0;
-                    while v < V {
-                        acc[p][v] = acc[p][v].add_product(x, w[v]);
-                        v += 1;
+            let input = s.input.add(first * step);
+            let mut bases = [input, input.wrapping_add(4 * step), input.wrapping_add(8 * step)];
+            macro_rules! add_products {
+                ($k:literal) => {{
+                    let w = load::<L, V>(weights.add($k * V * L::WIDTH));
+                    let mut p = 0;
+                    while p < P {
+                        let x = L::splat(bases[p / 4].wrapping_add(p % 4 * step + $k));
+                        let mut v = 0;
+                        while v < V {
+                            acc[p][v] = acc[p][v].add_product(x, w[v]);
+                            v += 1;
+                        }
+                        p += 1;
                     }
-                    p += 1;
-                }
-                weights = weights.add(V * L::WIDTH);
-                base0 = base0.wrapping_add(1);
-                base1 = base1.wrapping_add(1);
-                base2 = base2.wrapping_add(1);
-                base3 = base3.wrapping_add(1);
+                }};
+            }
+            macro_rules! advance {
+                ($k:literal) => {{
+                    weights = weights.add($k * V * L::WIDTH);
+                    bases = [bases[0].wrapping_add($k), bases[1].wrapping_add($k), bases[2].wrapping_add($k)];
+                }};
+            }
+            // Four at a time: address arithmetic would otherwise compete with the products for issue slots.
+            for _ in 0..s.len / 4 {
+                add_products!(0);
+                add_products!(1);
+                add_products!(2);
+                add_products!(3);
+                advance!(4);
+            }
+            for _ in 0..s.len % 4 {
+                add_products!(0);
+                advance!(1);
             }
         }
         let mut p = 0;
         while p < P {
-            let to = out.to.add(p * out.stride);
+            let to = out.to.add((first + p) * out.stride);
             if out.valid == V * L::WIDTH {
                 store::<L, V>(&acc[p], to);
             } else {

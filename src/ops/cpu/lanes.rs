@@ -10,6 +10,8 @@
 /// pointers must be valid for the floats they read or write.
 pub(super) unsafe trait Lanes: Copy {
     const WIDTH: usize;
+    /// Accumulators that a kernel can hold in registers beside two vectors of weights and one of inputs.
+    const ACCUMULATORS: usize;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn splat(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
@@ -24,6 +26,8 @@ pub(super) struct Plain8([f32; 8]);
 // SAFETY: no instruction set is needed; reads and writes stay within eight floats.
 unsafe impl Lanes for Plain8 {
     const WIDTH: usize = 8;
+    // Two 128-bit registers each; x86-64 has sixteen of them without AVX, others have thirty-two.
+    const ACCUMULATORS: usize = if cfg!(target_arch = "x86_64") { 6 } else { 12 };
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
@@ -64,13 +68,14 @@ mod x86 {
     };
 
     macro_rules! lanes {
-        ($name:ident, $register:ty, $width:literal, $load:ident, $splat:ident, $store:ident, $fma:ident) => {
+        ($name:ident, $register:ty, $width:literal, $accumulators:literal, $load:ident, $splat:ident, $store:ident, $fma:ident) => {
             #[derive(Clone, Copy)]
             pub struct $name($register);
 
             // SAFETY: the instructions are those of the named set; reads and writes stay within the width.
             unsafe impl Lanes for $name {
                 const WIDTH: usize = $width;
+                const ACCUMULATORS: usize = $accumulators;
 
                 #[inline(always)]
                 unsafe fn load(from: *const f32) -> Self {
@@ -110,6 +115,6 @@ mod x86 {
         };
     }
 
-    lanes!(Avx2, __m256, 8, _mm256_loadu_ps, splat256, _mm256_storeu_ps, _mm256_fmadd_ps);
-    lanes!(Avx512, __m512, 16, _mm512_loadu_ps, splat512, _mm512_storeu_ps, _mm512_fmadd_ps);
+    lanes!(Avx2, __m256, 8, 12, _mm256_loadu_ps, splat256, _mm256_storeu_ps, _mm256_fmadd_ps);
+    lanes!(Avx512, __m512, 16, 24, _mm512_loadu_ps, splat512, _mm512_storeu_ps, _mm512_fmadd_ps);
 }

@@ -3,12 +3,16 @@
 #![expect(unsafe_code, reason = "vector instructions and the pointers they read and write")]
 
 pub(super) mod activation;
+mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod arithmetic;
+mod blocking;
 pub(super) mod conv3d;
 mod kernel;
 mod lanes;
+pub(super) mod transposed_conv3d;
+mod winograd;
 
 pub use arithmetic::{Arithmetic, Isa, Precision, UnavailableIsa};
 pub(super) use kernel::PackedWeights;
