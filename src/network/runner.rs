@@ -134,7 +134,15 @@ impl Runner {
     /// # Errors
     /// If the weights were packed for another plan.
     pub fn run(&self, weights: &Weights) -> Result<()> {
-        for (step, layer) in self.plan.steps().iter().zip(&weights.layers) {
+        self.run_observed(weights, |_| {})
+    }
+
+    /// Runs all steps as [`Runner::run`] does and tells `observer` of each that is done, by its index in the plan.
+    ///
+    /// # Errors
+    /// If the weights were packed for another plan.
+    pub fn run_observed(&self, weights: &Weights, mut observer: impl FnMut(usize)) -> Result<()> {
+        for (index, (step, layer)) in self.plan.steps().iter().zip(&weights.layers).enumerate() {
             let output = &self.buffers[self.plan.buffer_of(step.output)];
             let source = |i: usize| &self.buffers[self.plan.buffer_of(step.sources[i])];
             match layer {
@@ -144,6 +152,7 @@ impl Runner {
                 Layer::Conv(conv) => output.inplace_op2(source(0), conv)?,
                 Layer::Upsample(up) => output.inplace_op2(source(0), up)?,
             }
+            observer(index);
         }
         Ok(())
     }
