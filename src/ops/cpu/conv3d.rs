@@ -12,7 +12,6 @@ use super::activation::{Affine, Moments, Rows};
 use super::aligned::AlignedFloats;
 use super::blocking::{Blocking, Extent};
 use super::kernel::{self, Columns, Destination, MAX_SEGMENTS, PackedWeights, Segment, Vectorised, dispatch};
-use super::lanes::Lanes;
 use super::winograd::{self, OUTPUTS, POINTS};
 use crate::ops::value::{Activation, ActivationMut, Operand};
 use rayon::prelude::*;
@@ -267,11 +266,8 @@ fn taps(position: usize, kernel: usize, stride: usize, size: usize) -> (Range<us
 }
 
 impl Vectorised for ConvTask<'_> {
-    type Output = ();
-
-    // No closure around the kernels: it would be a function without the target feature.
     #[inline(always)]
-    unsafe fn run<W: Lanes, N: Lanes>(mut self) {
+    fn run(mut self) {
         let mut rows = std::mem::take(&mut self.scratch.rows);
         let mut line = std::mem::take(&mut self.scratch.line);
         let mut sums = std::mem::take(&mut self.scratch.sums);
@@ -283,7 +279,7 @@ impl Vectorised for ConvTask<'_> {
             self.copy_rows(s, copied, rows.first(end), &mut line);
         }
         for block in self.place.blocks.clone() {
-            // SAFETY: the instruction set is the caller's promise; the task's box is its own.
+            // SAFETY: the task's box is its own.
             unsafe {
                 match self.conv.scheme {
                     Scheme::Direct => self.direct(block, &copied, rows.as_slice()),

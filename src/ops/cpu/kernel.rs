@@ -6,6 +6,8 @@
 //! weights once and multiplies them with that float broadcast, for `P` output positions at a time.
 
 use super::aligned::AlignedFloats;
+#[cfg(target_arch = "x86_64")]
+use super::lanes::{Avx2, Avx512};
 use super::lanes::{Lanes, Plain8};
 use super::{Arithmetic, Isa};
 use rayon::prelude::*;
@@ -221,42 +223,43 @@ pub(super) unsafe fn run(
     }
     let segments = &raw[..segments.len()];
     let start = if columns.biased { packed.bias(columns.block) } else { &ZERO[..width] };
-    // One function per instruction set, however many callers: its many unrolled loops take long to compile.
-    dispatch(packed.arithmetic.isa(), Run { positions, segments, start, width, out });
+    let run = Run { positions, segments, start, out };
+    // SAFETY: the segments were checked, the output is the caller's promise, the instruction set that of the processor.
+    unsafe {
+        match packed.arithmetic.isa() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx | Isa::Avx512 => match width {
+                32 => in_pieces::<Avx512, 2>(&run),
+                16 => in_pieces::<Avx512, 1>(&run),
+                _ => in_pieces::<Avx2, 1>(&run),
+            },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => match width {
+                16 => in_pieces::<Avx2, 2>(&run),
+                _ => in_pieces::<Avx2, 1>(&run),
+            },
+            _ => match width {
+                16 => in_pieces::<Plain8, 2>(&run),
+                _ => in_pieces::<Plain8, 1>(&run),
+            },
+        }
+    }
 }
 
 /// A run whose segments lie within their buffers for all positions, with start values as long as the block is wide.
-struct Run<'a> {
+pub(super) struct Run<'a> {
     positions: usize,
     segments: &'a [RawSegment],
     start: &'a [f32],
-    width: usize,
     out: Destination,
-}
-
-impl Vectorised for Run<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<W: Lanes, N: Lanes>(self) {
-        // SAFETY: the segments were checked, the output is the promise of `run`'s caller, the instruction set that
-        // of this function's.
-        unsafe {
-            if self.width == 2 * W::WIDTH {
-                in_pieces::<W, 2>(&self);
-            } else if self.width == W::WIDTH {
-                in_pieces::<W, 1>(&self);
-            } else {
-                in_pieces::<N, 1>(&self);
-            }
-        }
-    }
 }
 
 static ZERO: [f32; 32] = [0.0; 32];
 
 /// Cuts a run into pieces that fit the registers, of nearly equal length.
-#[inline(always)]
+///
+/// # Safety
+/// As [`tile`].
 unsafe fn in_pieces<L: Lanes, const V: usize>(run: &Run<'_>) {
     let pieces = run.positions.div_ceil((L::ACCUMULATORS / V).min(MAX_POSITIONS));
     let mut first = 0;
@@ -266,7 +269,7 @@ unsafe fn in_pieces<L: Lanes, const V: usize>(run: &Run<'_>) {
             ($($p:literal)*) => {
                 match end - first {
                     // SAFETY: passed on from the caller.
-                    $($p => unsafe { tile::<L, $p, V>(run, first) },)*
+                    $($p => unsafe { L::tile::<$p, V>(run, first) },)*
                     _ => unreachable!("runs are cut into pieces of at most {MAX_POSITIONS} positions"),
                 }
             };
@@ -277,28 +280,34 @@ unsafe fn in_pieces<L: Lanes, const V: usize>(run: &Run<'_>) {
 }
 
 /// `P` output positions from `first` on, of `V` vectors of output channels.
+///
+/// Inlined into one function per instruction set, `P` and `V`: compilers lose track of two dozen accumulators in a
+/// function with anything else in it.
+///
+/// # Safety
+/// The processor must have the instruction set, the run's segments must lie within their buffers and its output
+/// must be writable, both at every position from `first` to `first + P`.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const P: usize, const V: usize>(run: &Run<'_>, first: usize) {
+pub(super) unsafe fn tile<L: Lanes, const P: usize, const V: usize>(run: &Run<'_>, first: usize) {
     if P * V > L::ACCUMULATORS {
         unreachable!("more sums than registers");
     }
-    let out = &run.out;
     // No closures or iterators over vectors here: they would be functions without the target feature.
-    // SAFETY: the start values hold V vectors; the segments and the output were checked before.
+    // SAFETY: the start values hold V vectors; the segments and the output are the caller's promise.
     unsafe {
         let mut acc = [load::<L, V>(run.start.as_ptr()); P];
         for s in run.segments {
-            let mut weights = s.weights;
-            let step = s.step;
-            // Four bases and small multiples of the step address all positions with few registers.
-            let input = s.input.add(first * step);
-            let mut bases = [input, input.wrapping_add(4 * step), input.wrapping_add(8 * step)];
+            // Three bases and small multiples of the step address all positions with few registers.
+            let (step, base) = (s.step, s.input.add(first * s.step));
+            let mut at = [base, base.wrapping_add(4 * step), base.wrapping_add(8 * step), s.weights];
+            let three_steps = L::hide(3 * step);
             macro_rules! add_products {
                 ($k:literal) => {{
-                    let w = load::<L, V>(weights.add($k * V * L::WIDTH));
+                    let w = load::<L, V>(at[3].add($k * V * L::WIDTH));
+                    let offsets = [0, step, 2 * step, three_steps];
                     let mut p = 0;
                     while p < P {
-                        let x = L::splat(bases[p / 4].wrapping_add(p % 4 * step + $k));
+                        let x = L::splat(at[p / 4].wrapping_add(offsets[p % 4] + $k));
                         let mut v = 0;
                         while v < V {
                             acc[p][v] = acc[p][v].add_product(x, w[v]);
@@ -306,36 +315,44 @@ unsafe fn tile<L: Lanes, const P: usize, const V: usize>(run: &Run<'_>, first: u
                         }
                         p += 1;
                     }
+                    at = L::fence(at);
                 }};
             }
             macro_rules! advance {
                 ($k:literal) => {{
-                    weights = weights.add($k * V * L::WIDTH);
-                    bases = [bases[0].wrapping_add($k), bases[1].wrapping_add($k), bases[2].wrapping_add($k)];
+                    at = [
+                        at[0].wrapping_add($k),
+                        at[1].wrapping_add($k),
+                        at[2].wrapping_add($k),
+                        at[3].add($k * V * L::WIDTH),
+                    ];
                 }};
             }
             // Four at a time: address arithmetic would otherwise compete with the products for issue slots.
-            for _ in 0..s.len / 4 {
+            let mut left = s.len;
+            while left >= 4 {
                 add_products!(0);
                 add_products!(1);
                 add_products!(2);
                 add_products!(3);
                 advance!(4);
+                left -= 4;
             }
-            for _ in 0..s.len % 4 {
+            while left > 0 {
                 add_products!(0);
                 advance!(1);
+                left -= 1;
             }
         }
         let mut p = 0;
         while p < P {
-            let to = out.to.add((first + p) * out.stride);
-            if out.valid == V * L::WIDTH {
+            let to = run.out.to.add((first + p) * run.out.stride);
+            if run.out.valid == V * L::WIDTH {
                 store::<L, V>(&acc[p], to);
             } else {
                 let mut all = [0f32; 32];
                 store::<L, V>(&acc[p], all.as_mut_ptr());
-                std::ptr::copy_nonoverlapping(all.as_ptr(), to, out.valid);
+                std::ptr::copy_nonoverlapping(all.as_ptr(), to, run.out.valid);
             }
             p += 1;
         }
@@ -374,35 +391,27 @@ unsafe fn store<L: Lanes, const V: usize>(vectors: &[L; V], to: *mut f32) {
     }
 }
 
-/// A piece of work written once over vectors and run under the chosen instruction set.
+/// A piece of work in plain Rust, compiled once per instruction set.
 pub(super) trait Vectorised {
-    type Output;
-    /// Does the work with wide vectors `W` and narrow vectors `N`. Implementations are `#[inline(always)]`.
-    ///
-    /// # Safety
-    /// The processor must have the instruction sets of `W` and `N`.
-    unsafe fn run<W: Lanes, N: Lanes>(self) -> Self::Output;
+    /// Does the work. Implementations are `#[inline(always)]`, and so is everything that they call in a hot loop.
+    fn run(self);
 }
 
 /// Runs `work` compiled for `isa`.
-pub(super) fn dispatch<T: Vectorised>(isa: Isa, work: T) -> T::Output {
-    assert!(isa.is_available(), "{isa:?} was chosen on a processor without it");
+pub(super) fn dispatch<T: Vectorised>(isa: Isa, work: T) {
     #[cfg(target_arch = "x86_64")]
     {
-        use super::lanes::{Avx2, Avx512};
-
         #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
-        unsafe fn avx512<T: Vectorised>(work: T) -> T::Output {
-            // SAFETY: the target features of this function are those of the vectors.
-            unsafe { work.run::<Avx512, Avx2>() }
+        fn avx512<T: Vectorised>(work: T) {
+            work.run();
         }
 
         #[target_feature(enable = "avx2,fma")]
-        unsafe fn avx2<T: Vectorised>(work: T) -> T::Output {
-            // SAFETY: the target features of this function are those of the vectors.
-            unsafe { work.run::<Avx2, Avx2>() }
+        fn avx2<T: Vectorised>(work: T) {
+            work.run();
         }
 
+        assert!(isa.is_available(), "{isa} was chosen on a processor without it");
         match isa {
             // SAFETY: the processor was just asked.
             Isa::Amx | Isa::Avx512 => return unsafe { avx512(work) },
@@ -411,6 +420,5 @@ pub(super) fn dispatch<T: Vectorised>(isa: Isa, work: T) -> T::Output {
             Isa::Portable => {}
         }
     }
-    // SAFETY: plain Rust runs anywhere.
-    unsafe { work.run::<Plain8, Plain8>() }
+    work.run();
 }

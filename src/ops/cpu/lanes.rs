@@ -3,15 +3,24 @@
 //! The methods are `#[inline(always)]` so that, inlined into a function with the right `#[target_feature]`, each
 //! becomes one instruction.
 
+use super::kernel::{Run, tile};
+
 /// A vector of [`Lanes::WIDTH`] floats.
 ///
 /// # Safety
 /// The methods of an implementation may only run on a processor with that implementation's instruction set, and
-/// pointers must be valid for the floats they read or write.
+/// pointers must be valid for the floats they read or write; `tile` demands what [`tile`] does.
 pub(super) unsafe trait Lanes: Copy {
     const WIDTH: usize;
     /// Accumulators that a kernel can hold in registers beside two vectors of weights and one of inputs.
     const ACCUMULATORS: usize;
+    /// [`tile`] as a function of its own, compiled for the instruction set.
+    unsafe fn tile<const P: usize, const V: usize>(run: &Run<'_>, first: usize);
+    /// Returns the pointers, and keeps the compiler from moving loads across: it likes to load what several steps
+    /// read from one base together, which needs more registers than there are.
+    fn fence(pointers: [*const f32; 4]) -> [*const f32; 4];
+    /// Returns the number without the compiler knowing, so that it stays in a register instead of being derived.
+    fn hide(number: usize) -> usize;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn splat(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
@@ -28,6 +37,22 @@ unsafe impl Lanes for Plain8 {
     const WIDTH: usize = 8;
     // Two 128-bit registers each; x86-64 has sixteen of them without AVX, others have thirty-two.
     const ACCUMULATORS: usize = if cfg!(target_arch = "x86_64") { 6 } else { 12 };
+
+    #[inline(always)]
+    fn fence(pointers: [*const f32; 4]) -> [*const f32; 4] {
+        pointers
+    }
+
+    #[inline(always)]
+    fn hide(number: usize) -> usize {
+        number
+    }
+
+    #[inline(never)]
+    unsafe fn tile<const P: usize, const V: usize>(run: &Run<'_>, first: usize) {
+        // SAFETY: as the trait demands of the caller.
+        unsafe { tile::<Self, P, V>(run, first) }
+    }
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
@@ -61,14 +86,15 @@ pub(super) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Lanes;
+    use super::{Lanes, Run, tile};
+    use std::arch::asm;
     use std::arch::x86_64::{
         __m256, __m512, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_storeu_ps,
         _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
     };
 
     macro_rules! lanes {
-        ($name:ident, $register:ty, $width:literal, $accumulators:literal, $load:ident, $splat:ident, $store:ident, $fma:ident) => {
+        ($name:ident, $features:literal, $register:ty, $width:literal, $accumulators:literal, $load:ident, $splat:ident, $store:ident, $fma:ident) => {
             #[derive(Clone, Copy)]
             pub struct $name($register);
 
@@ -76,6 +102,37 @@ mod x86 {
             unsafe impl Lanes for $name {
                 const WIDTH: usize = $width;
                 const ACCUMULATORS: usize = $accumulators;
+
+                #[inline(always)]
+                fn fence([mut a, mut b, mut c, mut d]: [*const f32; 4]) -> [*const f32; 4] {
+                    // SAFETY: no instruction at all.
+                    unsafe {
+                        asm!(
+                            "/* {0} {1} {2} {3} */",
+                            inout(reg) a, inout(reg) b, inout(reg) c, inout(reg) d,
+                            options(nostack, preserves_flags),
+                        );
+                    }
+                    [a, b, c, d]
+                }
+
+                #[inline(always)]
+                fn hide(mut number: usize) -> usize {
+                    // SAFETY: no instruction at all.
+                    unsafe { asm!("/* {0} */", inout(reg) number, options(nostack, nomem, preserves_flags)) };
+                    number
+                }
+
+                unsafe fn tile<const P: usize, const V: usize>(run: &Run<'_>, first: usize) {
+                    #[target_feature(enable = $features)]
+                    #[inline(never)]
+                    unsafe fn compiled<const P: usize, const V: usize>(run: &Run<'_>, first: usize) {
+                        // SAFETY: as the trait demands of the caller; the target feature is this function's.
+                        unsafe { tile::<$name, P, V>(run, first) }
+                    }
+                    // SAFETY: the instruction set is the caller's promise.
+                    unsafe { compiled::<P, V>(run, first) }
+                }
 
                 #[inline(always)]
                 unsafe fn load(from: *const f32) -> Self {
@@ -115,6 +172,6 @@ mod x86 {
         };
     }
 
-    lanes!(Avx2, __m256, 8, 12, _mm256_loadu_ps, splat256, _mm256_storeu_ps, _mm256_fmadd_ps);
-    lanes!(Avx512, __m512, 16, 24, _mm512_loadu_ps, splat512, _mm512_storeu_ps, _mm512_fmadd_ps);
+    lanes!(Avx2, "avx2,fma", __m256, 8, 12, _mm256_loadu_ps, splat256, _mm256_storeu_ps, _mm256_fmadd_ps);
+    lanes!(Avx512, "avx512f", __m512, 16, 24, _mm512_loadu_ps, splat512, _mm512_storeu_ps, _mm512_fmadd_ps);
 }

@@ -4,7 +4,6 @@
 use super::activation::Affine;
 use super::conv3d::Scratch;
 use super::kernel::{self, Columns, Destination, PackedWeights, Segment, Vectorised, dispatch};
-use super::lanes::Lanes;
 use crate::ops::value::{Activation, ActivationMut};
 use rayon::prelude::*;
 
@@ -52,10 +51,8 @@ struct TransposedTask<'a> {
 }
 
 impl Vectorised for TransposedTask<'_> {
-    type Output = ();
-
     #[inline(always)]
-    unsafe fn run<W: Lanes, N: Lanes>(self) {
+    fn run(self) {
         let row_len = self.width * self.channels;
         let line = self.scratch.rows.first(row_len);
         let segment = [Segment { input: 0, step: self.channels, weights: 0 }];
