@@ -14,7 +14,7 @@ mod transposed_conv3d;
 mod value;
 
 pub use conv3d::{Conv3d, ConvShape, InstanceNorm};
-pub use cpu::{Arithmetic, Isa, Precision, UnavailableIsa};
+pub use cpu::{Arithmetic, Isa, Precision, UnavailableIsa, peak_flops};
 pub use tile::{AccumulateTile, AddMirrored, DivideByWeights, GatherTile, Mirroring};
 pub use transposed_conv3d::TransposedConv3d;
 pub use value::{Operand, ValueShape};

@@ -11,8 +11,10 @@ mod blocking;
 pub(super) mod conv3d;
 mod kernel;
 mod lanes;
+mod peak;
 pub(super) mod transposed_conv3d;
 mod winograd;
 
 pub use arithmetic::{Arithmetic, Isa, Precision, UnavailableIsa};
 pub(super) use kernel::PackedWeights;
+pub use peak::peak_flops;
