@@ -10,6 +10,7 @@ use pdac_cascade::imaging::components::{Components, Connectivity};
 use pdac_cascade::imaging::file::{Compression, read_image, write_image};
 use pdac_cascade::imaging::geometry::{Geometry, IDENTITY};
 use pdac_cascade::imaging::{Volume, Voxels};
+use pdac_cascade::ops::Isa;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -171,6 +172,43 @@ fn wrong_arguments_name_the_option() {
         .code(2)
         .stderr(predicates::str::contains("float32, float16"));
     program().args(["walk"]).assert().code(2).stderr(predicates::str::contains("walk"));
+}
+
+#[test]
+fn the_instruction_set_can_be_chosen_and_is_logged() {
+    let desk = Desk::with_scan(&dull_scan([4, 20, 22], [9.0, 4.5, 4.5]));
+    for isa in Isa::available() {
+        let done = desk.run(&["--cpu-isa", isa.name(), "--threads", "3", "--log", "json"]);
+        assert!(done.status.success());
+        let json = String::from_utf8(done.stderr).unwrap();
+        let lines = json.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+        let done = lines.filter(|l| l["message"] == "done").next_back().unwrap();
+        assert_eq!((&done["arithmetic"], &done["threads"]), (&format!("{isa} f32").into(), &3.into()));
+    }
+    let text = String::from_utf8(desk.run(&["--cpu-isa", "portable"]).stderr).unwrap();
+    assert!(text.contains("computing on the CPU threads="), "{text}");
+    assert!(text.contains("arithmetic=portable f32"), "{text}");
+}
+
+#[test]
+fn bfloat16_where_there_is_none_is_float32_with_a_warning() {
+    let desk = Desk::with_scan(&dull_scan([4, 20, 22], [9.0, 4.5, 4.5]));
+    let done = desk.run(&["--quiet", "--cpu-isa", "portable", "--precision", "bf16"]);
+    let text = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success(), "{text}");
+    assert!(text.contains("--precision bf16: portable has no such products, computing in float32"), "{text}");
+}
+
+#[test]
+fn an_instruction_set_that_the_processor_lacks_is_a_usage_error() {
+    let desk = Desk::with_scan(&dull_scan([4, 20, 22], [9.0, 4.5, 4.5]));
+    desk.refuses(&["--cpu-isa", "sse9"], 2, &["--cpu-isa", "amx, avx512, avx2, portable"]);
+    let Some(absent) = Isa::FASTEST_FIRST.into_iter().find(|isa| !isa.is_available()) else {
+        eprintln!("skipped: this processor has every instruction set");
+        return;
+    };
+    let message = format!("--cpu-isa: this processor has no {absent} instructions (it has ");
+    desk.refuses(&["--cpu-isa", absent.name()], 2, &[&message, "portable)"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pdac_cascade::nnunet::sliding_window::Accumulate;
+use pdac_cascade::ops::{Isa, Precision};
 use std::path::PathBuf;
 
 const EXIT_CODES: &str = "Exit codes:
@@ -45,12 +46,18 @@ pub struct RunArgs {
     pub output: PathBuf,
     #[command(flatten)]
     pub weights: WeightsArg,
-    /// Worker threads [default: as many as the process may use].
+    /// Worker threads [default: the container's CPU quota, rounded up, or as many as the process may use].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Precision of the sums over tiles and folds; float16 reproduces nnU-Net's own rounding.
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = AccumulateArg::Float32)]
     pub accumulate: AccumulateArg,
+    /// Instruction set of the networks' arithmetic [default: the fastest of this processor].
+    #[arg(long, value_enum, value_name = "SET")]
+    pub cpu_isa: Option<IsaArg>,
+    /// Precision of the networks' products; bf16 is faster, inexact, and float32 where the instruction set is not amx.
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = PrecisionArg::F32)]
+    pub precision: PrecisionArg,
     /// Also draw the detection map over the CT into this PNG file.
     #[arg(long, value_name = "FILE.png", value_parser = png_path)]
     pub overlay: Option<PathBuf>,
@@ -95,6 +102,24 @@ pub enum AccumulateArg {
     Float16,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum IsaArg {
+    /// Matrix tiles of bfloat16, beside AVX-512.
+    Amx,
+    /// 512-bit vectors.
+    Avx512,
+    /// 256-bit vectors.
+    Avx2,
+    /// Plain code for any processor.
+    Portable,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PrecisionArg {
+    F32,
+    Bf16,
+}
+
 /// A path that ends in `.png`, so that no scan or output is overwritten by a slip.
 fn png_path(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
@@ -110,6 +135,26 @@ impl From<AccumulateArg> for Accumulate {
         match arg {
             AccumulateArg::Float32 => Self::Float32,
             AccumulateArg::Float16 => Self::Float16,
+        }
+    }
+}
+
+impl From<IsaArg> for Isa {
+    fn from(arg: IsaArg) -> Self {
+        match arg {
+            IsaArg::Amx => Self::Amx,
+            IsaArg::Avx512 => Self::Avx512,
+            IsaArg::Avx2 => Self::Avx2,
+            IsaArg::Portable => Self::Portable,
+        }
+    }
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(arg: PrecisionArg) -> Self {
+        match arg {
+            PrecisionArg::F32 => Self::F32,
+            PrecisionArg::Bf16 => Self::Bf16,
         }
     }
 }

@@ -2,9 +2,11 @@
 
 use pdac_cascade::challenge::{CaseError, OutputError};
 use pdac_cascade::nnunet::predictor::PredictError;
+use pdac_cascade::ops::UnavailableIsa;
 use pdac_cascade::pipeline::PipelineError;
 
 const UNEXPECTED: u8 = 1;
+const USAGE: u8 = 2;
 const INPUT: u8 = 3;
 const OUTPUT: u8 = 4;
 const WEIGHTS: u8 = 5;
@@ -25,6 +27,9 @@ pub fn message(error: &anyhow::Error) -> String {
 
 /// Exit code of an error.
 pub fn code(error: &anyhow::Error) -> u8 {
+    if error.is::<UnavailableIsa>() {
+        return USAGE;
+    }
     if error.is::<CaseError>() {
         return INPUT;
     }

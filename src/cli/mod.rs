@@ -8,6 +8,7 @@ mod logging;
 mod memory;
 mod progress;
 mod run;
+mod system;
 mod weights;
 
 use args::{Cli, Command};

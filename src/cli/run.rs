@@ -2,12 +2,15 @@
 
 use super::args::RunArgs;
 use super::progress::Progress;
+use super::system::HERE;
 use super::{interrupt, weights};
+use anyhow::Context;
 use indicatif::MultiProgress;
 use pdac_cascade::challenge::{Case, OutputError, Outputs, PANORAMA};
 use pdac_cascade::imaging::Volume;
 use pdac_cascade::imaging::file::{folder_of, write_whole};
 use pdac_cascade::nnunet::predictor::PredictError;
+use pdac_cascade::ops::{Arithmetic, Precision};
 use pdac_cascade::pipeline::panorama::ExecutionOptions;
 use pdac_cascade::pipeline::{Detection, Observer, Panorama, PipelineError};
 use pdac_cascade::report::overlay::{Window, draw_overlay};
@@ -17,9 +20,11 @@ use std::{fs, io};
 /// Runs the cascade; everything that can fail cheaply is tried before the work starts.
 pub fn run(args: &RunArgs, bars: &MultiProgress) -> anyhow::Result<()> {
     interrupt::listen();
-    if let Some(threads) = args.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
-    }
+    let arithmetic = arithmetic(args)?;
+    let threads = args.threads.map_or_else(|| HERE.threads(), usize::from);
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    let available_mb = HERE.available_memory().map(|bytes| bytes / 1_000_000);
+    tracing::info!(threads, %arithmetic, available_mb, "computing on the CPU");
     let progress = Progress::new(bars);
     progress.stage("prepare");
     let case = Case::find(&args.input, &PANORAMA)?;
@@ -35,7 +40,7 @@ pub fn run(args: &RunArgs, bars: &MultiProgress) -> anyhow::Result<()> {
     let ct = case.read()?;
     stop_if_requested()?;
     tracing::info!(image = %case.image.display(), size_xyz = ?ct.geometry.size_xyz(), spacing_mm_xyz = ?ct.geometry.spacing_xyz());
-    let options = ExecutionOptions { accumulate: args.accumulate.into(), ..ExecutionOptions::default() };
+    let options = ExecutionOptions { accumulate: args.accumulate.into(), arithmetic };
     let detection = cascade.run(&ct, options, &progress)?;
     stop_if_requested()?;
     progress.stage("write");
@@ -45,8 +50,22 @@ pub fn run(args: &RunArgs, bars: &MultiProgress) -> anyhow::Result<()> {
         write_overlay(file, &ct, &detection)?;
     }
     progress.summarise();
-    tracing::info!(likelihood = detection.likelihood, candidates = detection.candidates, "done");
+    let Detection { likelihood, candidates, .. } = detection;
+    tracing::info!(likelihood, candidates, threads, %arithmetic, "done");
     Ok(())
+}
+
+/// The arithmetic asked for, if this processor has it.
+fn arithmetic(args: &RunArgs) -> anyhow::Result<Arithmetic> {
+    let asked = Precision::from(args.precision);
+    let arithmetic = Arithmetic::new(args.cpu_isa.map(Into::into), asked).context("--cpu-isa")?;
+    if arithmetic.precision() != asked {
+        tracing::warn!(
+            "--precision {asked}: {} has no such products, computing in float32",
+            arithmetic.isa()
+        );
+    }
+    Ok(arithmetic)
 }
 
 fn stop_if_requested() -> Result<(), PipelineError> {
