@@ -4,8 +4,8 @@
 
 use candle_core::{Device, Tensor};
 use pdac_cascade::ops::{
-    AccumulateTile, AddMirrored, Arithmetic, Conv3d, ConvShape, GatherTile, InstanceNorm, Operand,
-    TransposedConv3d, ValueShape,
+    AccumulateTile, AddLogits, Arithmetic, Conv3d, ConvShape, GatherTile, InstanceNorm, Operand,
+    SegmentationHead, TransposedConv3d, ValueShape,
 };
 use proptest::prelude::*;
 
@@ -170,7 +170,7 @@ proptest! {
     }
 
     #[test]
-    fn a_gathered_tile_added_back_and_accumulated_is_the_image(
+    fn a_gathered_tile_turned_back_and_accumulated_is_the_image(
         dims in (1usize..7, 1usize..8, 1usize..9),
         tile in (1usize..9, 1usize..9, 1usize..9),
         start in (-3isize..4, -3isize..4, -3isize..4),
@@ -185,9 +185,12 @@ proptest! {
         let input = Tensor::new(noise(6, tile.storage_len()).as_slice(), &Device::Cpu).unwrap();
         input.inplace_op2(&image_tensor, &GatherTile { image_dims, start, tile, mirroring }).unwrap();
         let sum = Tensor::new(noise(7, tile.data_len()).as_slice(), &Device::Cpu).unwrap();
-        let logits = Operand { shape: tile, negative_slope: 1.0 };
+        let features = Operand { shape: tile, negative_slope: 1.0 };
+        let identity = Tensor::eye(channels, candle_core::DType::F32, &Device::Cpu).unwrap();
+        let identity = identity.reshape((channels, channels, 1, 1, 1)).unwrap();
+        let head = SegmentationHead::new(features, &identity, None, Arithmetic::detect()).unwrap();
         for first in [true, false] {
-            sum.inplace_op2(&input, &AddMirrored { logits, mirroring, first }).unwrap();
+            sum.inplace_op2(&input, &AddLogits { head: &head, mirroring, first }).unwrap();
         }
         let weights = noise(8, tile.voxels());
         let weight_tensor = Tensor::new(weights.as_slice(), &Device::Cpu).unwrap();

@@ -8,5 +8,5 @@ mod plan;
 mod runner;
 
 pub use plain_conv_unet::PlainConvUNetConfig;
-pub use plan::{Plan, PlanError, Step, StepKind, ValueId};
+pub use plan::{Head, Plan, PlanError, Step, StepKind, ValueId};
 pub use runner::{Runner, Weights};

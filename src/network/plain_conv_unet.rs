@@ -1,6 +1,6 @@
 //! `PlainConvUNet` of dynamic-network-architectures, as nnU-Net v2 uses it at inference.
 
-use super::plan::{Plan, PlanBuilder, PlanError};
+use super::plan::{Head, Plan, PlanBuilder, PlanError};
 use crate::ops::{ConvShape, ValueShape};
 
 /// Shape of a `PlainConvUNet`: everything that decides its layers. One entry per stage, highest resolution first.
@@ -116,8 +116,7 @@ impl PlainConvUNetConfig {
                 x = builder.conv(format!("decoder.stages.{d}.convs.{i}"), &[x], shape, slope);
             }
         }
-        let head = ConvShape { out_channels: self.classes, kernel: [1; 3], stride: [1; 3] };
-        let logits = builder.conv(format!("decoder.seg_layers.{}", deepest - 1), &[x], head, None);
-        Ok(builder.finish(logits))
+        let parameters = format!("decoder.seg_layers.{}", deepest - 1);
+        Ok(builder.finish(Head { parameters, features: x, classes: self.classes }))
     }
 }

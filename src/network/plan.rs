@@ -56,6 +56,18 @@ pub struct Step {
     pub output: ValueId,
 }
 
+/// The segmentation head: a 1×1×1 convolution from the last features to classes. Its logits are no value of the plan,
+/// they go straight into the sums over tiles ([`crate::ops::SegmentationHead`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Prefix of the head's parameters in the state dict.
+    pub parameters: String,
+    /// Value read.
+    pub features: ValueId,
+    /// Classes, or regions.
+    pub classes: usize,
+}
+
 /// A network planned for one patch size: steps, values and the buffers that the values share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -64,7 +76,7 @@ pub struct Plan {
     buffer_of: Vec<usize>,
     buffer_lens: Vec<usize>,
     input: ValueId,
-    output: ValueId,
+    head: Head,
 }
 
 impl Plan {
@@ -93,9 +105,14 @@ impl Plan {
         self.input
     }
 
-    /// The network's output: logits, one channel per segmentation head.
-    pub fn output(&self) -> ValueId {
-        self.output
+    /// The segmentation head.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Grid of the network's output (the patch) and number of classes.
+    pub fn logits(&self) -> ValueShape {
+        ValueShape { channels: self.head.classes, ..self.operand(self.head.features).shape }
     }
 
     /// Floating-point operations of a step (a multiply-add counts as two).
@@ -109,6 +126,11 @@ impl Plan {
         2 * (output.data_len() * input * taps) as u64
     }
 
+    /// Floating-point operations of the head.
+    fn head_flop(&self) -> u64 {
+        2 * (self.logits().data_len() * self.operand(self.head.features).shape.channels) as u64
+    }
+
     /// Bytes of activations that a step reads and writes.
     pub fn bytes(&self, step: &Step) -> u64 {
         let values = step.sources.iter().chain([&step.output]);
@@ -119,10 +141,6 @@ impl Plan {
 impl fmt::Display for Plan {
     /// One line a step: shapes, GFLOP, MB moved, buffer written.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let show = |v: ValueId| {
-            let ValueShape { dims: [d, h, w], channels } = self.operand(v).shape;
-            format!("{d}×{h}×{w}×{channels}")
-        };
         for step in &self.steps {
             let what = match &step.kind {
                 StepKind::Conv { shape, norm } => {
@@ -132,23 +150,38 @@ impl fmt::Display for Plan {
                 }
                 StepKind::Upsample { stride: [z, y, x] } => format!("upsample {z}×{y}×{x}"),
             };
-            let sources: Vec<_> = step.sources.iter().map(|&s| show(s)).collect();
+            let sources: Vec<_> = step.sources.iter().map(|&s| show(self.operand(s).shape)).collect();
             writeln!(
                 f,
                 "{:<32} {what:<18} {:<34} -> {:<18} {:>9.3} GFLOP {:>8.2} MB  buffer {}",
                 step.parameters,
                 sources.join(" ++ "),
-                show(step.output),
+                show(self.operand(step.output).shape),
                 self.flop(step) as f64 / 1e9,
                 self.bytes(step) as f64 / 1e6,
                 self.buffer_of(step.output),
             )?;
         }
-        let flop: u64 = self.steps.iter().map(|s| self.flop(s)).sum();
+        let features = self.operand(self.head.features).shape;
+        writeln!(
+            f,
+            "{:<32} {:<18} {:<34} -> {:<18} {:>9.3} GFLOP {:>8.2} MB  summed up at once",
+            self.head.parameters,
+            "conv 1×1×1",
+            show(features),
+            show(self.logits()),
+            self.head_flop() as f64 / 1e9,
+            4.0 * features.data_len() as f64 / 1e6,
+        )?;
+        let flop = self.steps.iter().map(|s| self.flop(s)).sum::<u64>() + self.head_flop();
         let floats: usize = self.buffer_lens.iter().sum();
         let (gflop, megabytes) = (flop as f64 / 1e9, 4.0 * floats as f64 / 1e6);
         write!(f, "total {gflop:.3} GFLOP, {} buffers of {megabytes:.1} MB together", self.buffer_lens.len())
     }
+}
+
+fn show(ValueShape { dims: [d, h, w], channels }: ValueShape) -> String {
+    format!("{d}×{h}×{w}×{channels}")
 }
 
 /// Collects steps and values, then assigns buffers.
@@ -209,14 +242,14 @@ impl PlanBuilder {
     }
 
     /// Assigns buffers: a value takes the smallest free buffer that fits, else the largest free one, grown.
-    pub fn finish(self, output: ValueId) -> Plan {
+    pub fn finish(self, head: Head) -> Plan {
         let mut last_use = vec![0; self.operands.len()];
         for (i, step) in self.steps.iter().enumerate() {
             for s in &step.sources {
                 last_use[s.0] = i;
             }
         }
-        last_use[output.0] = self.steps.len();
+        last_use[head.features.0] = self.steps.len();
         let mut buffer_lens: Vec<usize> = Vec::new();
         let mut free: Vec<usize> = Vec::new();
         let mut buffer_of = vec![0; self.operands.len()];
@@ -245,6 +278,6 @@ impl PlanBuilder {
                 }
             }
         }
-        Plan { steps: self.steps, operands: self.operands, buffer_of, buffer_lens, input: self.input, output }
+        Plan { steps: self.steps, operands: self.operands, buffer_of, buffer_lens, input: self.input, head }
     }
 }

@@ -1,7 +1,7 @@
 //! Running a plan: one set of buffers, any number of weights and tiles.
 
-use super::plan::{Plan, Step, StepKind};
-use crate::ops::{Arithmetic, Conv3d, InstanceNorm, Operand, TransposedConv3d};
+use super::plan::{Head, Plan, Step, StepKind};
+use crate::ops::{Arithmetic, Conv3d, InstanceNorm, Operand, SegmentationHead, TransposedConv3d};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use std::collections::HashMap;
@@ -15,6 +15,7 @@ enum Layer {
 /// One set of parameters (one fold), packed for a plan.
 pub struct Weights {
     layers: Vec<Layer>,
+    head: SegmentationHead,
 }
 
 impl Weights {
@@ -44,8 +45,27 @@ impl Weights {
                 )
             })
             .collect::<Result<_>>()?;
-        Ok(Self { layers })
+        let head = pack_head(plan, &parameters, arithmetic)?;
+        Ok(Self { layers, head })
     }
+
+    /// The segmentation head.
+    pub fn head(&self) -> &SegmentationHead {
+        &self.head
+    }
+}
+
+fn pack_head(plan: &Plan, parameters: &VarBuilder<'_>, arithmetic: Arithmetic) -> Result<SegmentationHead> {
+    let Head { parameters: prefix, features, classes } = plan.head();
+    let here = parameters.pp(prefix);
+    let features = plan.operand(*features);
+    let weight = here.get((*classes, features.shape.channels, 1, 1, 1), "weight")?;
+    SegmentationHead::new(features, &weight, bias(&here, *classes)?.as_ref(), arithmetic)
+}
+
+/// The bias of a convolution, if it has one.
+fn bias(parameters: &VarBuilder<'_>, channels: usize) -> Result<Option<Tensor>> {
+    parameters.contains_tensor("bias").then(|| parameters.get(channels, "bias")).transpose()
 }
 
 fn pack_layer(
@@ -58,8 +78,7 @@ fn pack_layer(
 ) -> Result<Layer> {
     let here = parameters.pp(&step.parameters);
     let in_channels: usize = operands.iter().map(|o| o.shape.channels).sum();
-    let bias =
-        |of: &VarBuilder<'_>| of.contains_tensor("bias").then(|| of.get(out_channels, "bias")).transpose();
+    let bias = |of: &VarBuilder<'_>| bias(of, out_channels);
     match &step.kind {
         StepKind::Conv { shape, norm } => {
             let conv = if *norm { here.pp("conv") } else { here.clone() };
@@ -124,12 +143,12 @@ impl Runner {
         &self.buffers[self.plan.buffer_of(self.plan.input())]
     }
 
-    /// Buffer of the network's output, valid until the next run.
-    pub fn output(&self) -> &Tensor {
-        &self.buffers[self.plan.buffer_of(self.plan.output())]
+    /// Buffer of the features that the segmentation head reads, valid until the input is filled again.
+    pub fn features(&self) -> &Tensor {
+        &self.buffers[self.plan.buffer_of(self.plan.head().features)]
     }
 
-    /// Runs all steps on the tile in the input buffer.
+    /// Runs all steps, up to the segmentation head, on the tile in the input buffer.
     ///
     /// # Errors
     /// If the weights were packed for another plan.

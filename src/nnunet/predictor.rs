@@ -12,7 +12,9 @@ use super::resampling::{new_shape, resample_image};
 use super::sliding_window::{Accumulate, Tiling, importance_map, mirrorings};
 use crate::imaging::resampling::{GridTooLarge, check_size};
 use crate::network::{PlanError, Runner, Weights};
-use crate::ops::{AccumulateTile, AddMirrored, Arithmetic, DivideByWeights, GatherTile, Mirroring};
+use crate::ops::{
+    AccumulateLogits, AccumulateTile, AddLogits, Arithmetic, DivideByWeights, GatherTile, Mirroring,
+};
 use candle_core::{DType, Device, Storage, Tensor};
 use half::f16;
 use ndarray::{Array3, ArrayView4};
@@ -206,8 +208,8 @@ pub struct Predictor<'m> {
     options: PredictOptions,
     runner: Runner,
     mirrorings: Vec<Mirroring>,
-    /// Sum of one tile's predictions over mirrorings, (z, y, x, heads) flattened; reused tile after tile.
-    tile_sum: Tensor,
+    /// Sum of one tile's logits over all mirrorings but the last, (z, y, x, heads) flattened; reused tile after tile.
+    tile_sum: Option<Tensor>,
 }
 
 impl<'m> Predictor<'m> {
@@ -222,8 +224,10 @@ impl<'m> Predictor<'m> {
             .plan(configuration.patch_size)
             .map_err(|source| PredictError::Plan { path: model.path.clone(), source })?;
         let axes: &[usize] = if options.mirroring { &model.mirroring_axes } else { &[] };
-        let tile_sum = Tensor::zeros(plan.operand(plan.output()).shape.data_len(), DType::F32, &Device::Cpu)?;
-        Ok(Self { model, options, runner: Runner::new(plan)?, mirrorings: mirrorings(axes), tile_sum })
+        let mirrorings = mirrorings(axes);
+        let new_sum = || Tensor::zeros(plan.logits().data_len(), DType::F32, &Device::Cpu);
+        let tile_sum = (mirrorings.len() > 1).then(new_sum).transpose()?;
+        Ok(Self { model, options, runner: Runner::new(plan)?, mirrorings, tile_sum })
     }
 
     /// Segments a scan: preprocessing, all folds over all tiles, export.
@@ -301,10 +305,13 @@ impl<'m> Predictor<'m> {
     /// # Errors
     /// See [`PredictError`].
     pub fn raw_tile(&self, mut scan: Preprocessed, start: [isize; 3]) -> Result<Vec<f32>, PredictError> {
-        let weights = self.fold_weights(self.model.folds[0])?;
-        let shape = scan.shape();
-        self.add_prediction(&scan.take_tensor()?, shape, start, [false; 3], true, &weights)?;
-        Ok(self.tile_sum.to_vec1()?)
+        let fold = self.fold_weights(self.model.folds[0])?;
+        let (image_dims, mirroring) = (scan.shape(), [false; 3]);
+        self.run_network(&scan.take_tensor()?, image_dims, start, mirroring, &fold)?;
+        let logits = Tensor::zeros(self.runner.plan().logits().data_len(), DType::F32, &Device::Cpu)?;
+        let add = AddLogits { head: fold.head(), mirroring, first: true };
+        logits.inplace_op2(self.runner.features(), &add)?;
+        Ok(logits.to_vec1()?)
     }
 
     /// One fold's parameters, packed for the plan.
@@ -315,7 +322,7 @@ impl<'m> Predictor<'m> {
     }
 
     fn heads(&self) -> usize {
-        self.runner.plan().operand(self.runner.plan().output()).shape.channels
+        self.runner.plan().head().classes
     }
 
     fn new_accumulator(&self, shape: [usize; 3]) -> candle_core::Result<Tensor> {
@@ -336,32 +343,38 @@ impl<'m> Predictor<'m> {
         weights: &Tensor,
         accumulator: &Tensor,
     ) -> Result<(), PredictError> {
-        let plan = self.runner.plan();
         for (i, &mirroring) in self.mirrorings.iter().enumerate() {
-            self.add_prediction(image, shape, start, mirroring, i == 0, fold)?;
+            self.run_network(image, shape, start, mirroring, fold)?;
+            let (head, features) = (fold.head(), self.runner.features());
+            let first = i == 0;
+            match &self.tile_sum {
+                Some(sum) if i + 1 < self.mirrorings.len() => {
+                    sum.inplace_op2(features, &AddLogits { head, mirroring, first })?;
+                }
+                sum => {
+                    let (others, predictions) = (sum.as_ref(), self.mirrorings.len());
+                    let add =
+                        AccumulateLogits { head, mirroring, others, image_dims: shape, start, predictions };
+                    accumulator.inplace_op3(features, weights, &add)?;
+                }
+            }
         }
-        let tile = plan.operand(plan.output()).shape;
-        let predictions = self.mirrorings.len();
-        let accumulate = AccumulateTile { image_dims: shape, start, tile, predictions };
-        Ok(accumulator.inplace_op3(&self.tile_sum, weights, &accumulate)?)
+        Ok(())
     }
 
-    /// Runs the network on one mirrored tile and adds its output, mirrored back, to the tile's sum.
-    fn add_prediction(
+    /// Runs the network, up to its head, on one mirrored tile.
+    fn run_network(
         &self,
         image: &Tensor,
         image_dims: [usize; 3],
         start: [isize; 3],
         mirroring: Mirroring,
-        first: bool,
         fold: &Weights,
     ) -> Result<(), PredictError> {
         let plan = self.runner.plan();
         let tile = plan.operand(plan.input()).shape;
         self.runner.input().inplace_op2(image, &GatherTile { image_dims, start, tile, mirroring })?;
-        self.runner.run(fold)?;
-        let logits = plan.operand(plan.output());
-        Ok(self.tile_sum.inplace_op2(self.runner.output(), &AddMirrored { logits, mirroring, first })?)
+        Ok(self.runner.run(fold)?)
     }
 
     /// Sum of the tiles' weights at every voxel.

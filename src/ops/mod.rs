@@ -9,12 +9,16 @@
 
 mod conv3d;
 mod cpu;
+mod head;
+mod residual_add;
 mod tile;
 mod transposed_conv3d;
 mod value;
 
 pub use conv3d::{Conv3d, ConvShape, InstanceNorm};
 pub use cpu::{Arithmetic, Isa, Precision, UnavailableIsa, peak_flops};
-pub use tile::{AccumulateTile, AddMirrored, DivideByWeights, GatherTile, Mirroring};
+pub use head::{AccumulateLogits, AddLogits, SegmentationHead};
+pub use residual_add::ResidualAdd;
+pub use tile::{AccumulateTile, DivideByWeights, GatherTile, Mirroring};
 pub use transposed_conv3d::TransposedConv3d;
 pub use value::{Operand, ValueShape};

@@ -1,6 +1,6 @@
 //! Moving tiles between the image, the network and the accumulator.
 
-use super::value::{Operand, ValueShape, floats, floats_mut};
+use super::value::{ValueShape, floats, floats_mut};
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, bail};
 use half::f16;
 use rayon::prelude::*;
@@ -80,60 +80,6 @@ impl InplaceOp2 for GatherTile {
     }
 }
 
-/// Adds a network output, mirrored back, to the sum over mirrorings: `sum.inplace_op2(&logits, &op)`.
-///
-/// The sum is a flat (D, H, W, classes) tensor.
-pub struct AddMirrored {
-    /// The network's output.
-    pub logits: Operand,
-    /// Axes that were mirrored.
-    pub mirroring: Mirroring,
-    /// Overwrite the sum instead of adding to it.
-    pub first: bool,
-}
-
-impl InplaceOp2 for AddMirrored {
-    fn name(&self) -> &'static str {
-        "add_mirrored"
-    }
-
-    fn cpu_fwd(
-        &self,
-        dst: &mut CpuStorage,
-        layout: &Layout,
-        src: &CpuStorage,
-        src_layout: &Layout,
-    ) -> Result<()> {
-        let op = "add_mirrored";
-        let logits = self.logits.view(floats(src, src_layout, op)?, op)?;
-        let sum = floats_mut(dst, layout, op)?;
-        let ValueShape { dims: [depth, height, width], channels } = self.logits.shape;
-        if sum.len() != logits.raw.len() {
-            bail!("{op}: sum holds {} floats, expected {}", sum.len(), logits.raw.len());
-        }
-        let reflect = |axis: usize, i: usize, n: usize| if self.mirroring[axis] { n - 1 - i } else { i };
-        let row_len = width * channels;
-        sum.par_chunks_mut(height * row_len).enumerate().for_each(|(z, slice)| {
-            for (y, row) in slice.chunks_mut(row_len).enumerate() {
-                let line = reflect(0, z, depth) * height + reflect(1, y, height);
-                let from = &logits.raw[line * row_len..][..row_len];
-                match (self.mirroring[2], self.first) {
-                    (false, true) => row.copy_from_slice(from),
-                    (false, false) => row.iter_mut().zip(from).for_each(|(s, v)| *s += v),
-                    (true, first) => {
-                        for (to, from) in row.chunks_mut(channels).zip(from.rchunks(channels)) {
-                            for (s, v) in to.iter_mut().zip(from) {
-                                *s = if first { *v } else { *s + v };
-                            }
-                        }
-                    }
-                }
-            }
-        });
-        Ok(())
-    }
-}
-
 /// Adds a tile's mean prediction, weighted, to the accumulator of the whole image:
 /// `accumulator.inplace_op3(&sum, &weights, &op)`.
 ///
@@ -150,39 +96,103 @@ pub struct AccumulateTile {
     pub predictions: usize,
 }
 
-impl AccumulateTile {
-    /// Calls `add(accumulator, summand)` for every class of every voxel of the tile inside the image.
-    fn for_each<T: Send>(
+/// An element of an accumulator.
+pub(super) trait Sum: Send {
+    /// Adds in the element's own precision.
+    fn add(&mut self, value: f32);
+}
+
+impl Sum for f32 {
+    fn add(&mut self, value: f32) {
+        *self += value;
+    }
+}
+
+impl Sum for f16 {
+    fn add(&mut self, value: f32) {
+        *self = Self::from_f32(self.to_f32() + value);
+    }
+}
+
+/// A tile's place in an image.
+#[derive(Clone, Copy)]
+pub(super) struct Placement {
+    pub image_dims: [usize; 3],
+    pub start: [isize; 3],
+    /// Grid and channels of the tile.
+    pub tile: ValueShape,
+}
+
+impl Placement {
+    /// Calls `add` for every row of the tile inside the image: z and y in the tile, the columns inside (tile indices),
+    /// and the accumulator's elements at those columns. Rows are shared among the threads.
+    pub fn for_each_row<T: Send>(
         &self,
         total: &mut [T],
-        sum: &[f32],
-        weights: &[f32],
-        add: impl Fn(&mut T, f32) + Sync,
+        add: impl Fn(usize, usize, Range<usize>, &mut [T]) + Sync,
     ) {
-        let [_, height, width] = self.image_dims;
-        let ValueShape { dims: [tile_z, tile_y, tile_x], channels } = self.tile;
-        let columns = inside(self.start[2], tile_x, width);
-        let lines = inside(self.start[1], tile_y, height);
-        let planes = inside(self.start[0], tile_z, self.image_dims[0]);
+        let [planes, lines, columns] =
+            std::array::from_fn(|a| inside(self.start[a], self.tile.dims[a], self.image_dims[a]));
+        if planes.is_empty() || lines.is_empty() || columns.is_empty() {
+            return;
+        }
         let at = |axis: usize, i: usize| (i as isize + self.start[axis]) as usize;
-        let n = self.predictions as f32;
-        total.par_chunks_mut(height * width * channels).enumerate().for_each(|(z, slice)| {
-            let Some(tz) = planes.clone().find(|&tz| at(0, tz) == z) else { return };
-            if columns.is_empty() {
-                return;
+        let [_, height, width] = self.image_dims;
+        let row_len = width * self.tile.channels;
+        let first_row = at(0, planes.start) * height;
+        let covered = &mut total[first_row * row_len..][..planes.len() * height * row_len];
+        covered.par_chunks_mut(row_len).enumerate().with_min_len(4).for_each(|(i, row)| {
+            let y = (i % height) as isize - self.start[1];
+            if y >= lines.start as isize && y < lines.end as isize {
+                let from = at(2, columns.start) * self.tile.channels;
+                let covered = &mut row[from..from + columns.len() * self.tile.channels];
+                add(planes.start + i / height, y as usize, columns.clone(), covered);
             }
-            for y in lines.clone() {
-                let tile_row = (tz * tile_y + y) * tile_x;
-                let row = &mut slice[(at(1, y) * width + at(2, columns.start)) * channels..]
-                    [..columns.len() * channels];
-                let sums = &sum[(tile_row + columns.start) * channels..][..row.len()];
-                let weights = &weights[tile_row + columns.start..][..columns.len()];
-                for ((to, from), &w) in row.chunks_mut(channels).zip(sums.chunks(channels)).zip(weights) {
-                    for (t, &s) in to.iter_mut().zip(from) {
-                        add(t, s / n * w);
-                    }
-                }
-            }
+        });
+    }
+}
+
+/// Adds a row of sums over `predictions` predictions, as weighted means, to the accumulator's elements `row` at `columns`
+/// of it. `sums` are (x, channel) and `weights` (x) of the whole row of the tile.
+pub(super) fn add_weighted<T: Sum>(
+    row: &mut [T],
+    sums: &[f32],
+    weights: &[f32],
+    columns: Range<usize>,
+    predictions: usize,
+) {
+    let channels = row.len() / columns.len();
+    let n = predictions as f32;
+    let sums = sums[columns.start * channels..].chunks_exact(channels);
+    for ((to, from), &w) in row.chunks_exact_mut(channels).zip(sums).zip(&weights[columns]) {
+        for (t, &s) in to.iter_mut().zip(from) {
+            t.add(s / n * w);
+        }
+    }
+}
+
+/// Refuses an accumulator that is not `channels` contiguous elements for every voxel of the image.
+pub(super) fn check_accumulator(
+    layout: &Layout,
+    image_dims: [usize; 3],
+    channels: usize,
+    op: &str,
+) -> Result<()> {
+    let expected = image_dims.iter().product::<usize>() * channels;
+    if layout.shape().elem_count() != expected || !layout.is_contiguous() || layout.start_offset() != 0 {
+        bail!("{op}: accumulator is {:?}, expected {expected} contiguous elements", layout.shape());
+    }
+    Ok(())
+}
+
+impl AccumulateTile {
+    fn add<T: Sum>(&self, total: &mut [T], sum: &[f32], weights: &[f32]) {
+        let place = Placement { image_dims: self.image_dims, start: self.start, tile: self.tile };
+        let ValueShape { dims: [_, height, width], channels } = self.tile;
+        place.for_each_row(total, |z, y, columns, row| {
+            let voxels = (z * height + y) * width;
+            let sums = &sum[voxels * channels..][..width * channels];
+            add_weighted(row, sums, &weights[voxels..][..width], columns, self.predictions);
         });
     }
 }
@@ -203,10 +213,7 @@ impl InplaceOp3 for AccumulateTile {
     ) -> Result<()> {
         let op = "accumulate_tile";
         let [sum, weights] = [floats(sum, sum_layout, op)?, floats(weights, weights_layout, op)?];
-        let expected = self.image_dims.iter().product::<usize>() * self.tile.channels;
-        if layout.shape().elem_count() != expected || !layout.is_contiguous() || layout.start_offset() != 0 {
-            bail!("{op}: accumulator is {:?}, expected {expected} contiguous elements", layout.shape());
-        }
+        check_accumulator(layout, self.image_dims, self.tile.channels, op)?;
         if sum.len() != self.tile.data_len() || weights.len() != self.tile.voxels() {
             bail!(
                 "{op}: tile holds {} floats and {} weights, expected {:?}",
@@ -216,10 +223,8 @@ impl InplaceOp3 for AccumulateTile {
             );
         }
         match dst {
-            CpuStorage::F32(total) => self.for_each(total, sum, weights, |t, v| *t += v),
-            CpuStorage::F16(total) => {
-                self.for_each(total, sum, weights, |t, v| *t = f16::from_f32(t.to_f32() + v));
-            }
+            CpuStorage::F32(total) => self.add(total, sum, weights),
+            CpuStorage::F16(total) => self.add(total, sum, weights),
             _ => bail!("{op}: accumulator must be float32 or float16"),
         }
         Ok(())

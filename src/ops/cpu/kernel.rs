@@ -246,6 +246,27 @@ pub(super) unsafe fn run(
     }
 }
 
+/// Computes all output channels, with bias, for a row of `positions`: `out` is (positions, out_channels).
+pub(super) fn row(
+    packed: &PackedWeights,
+    segments: &[Segment],
+    scratch: &[f32],
+    positions: usize,
+    out: &mut [f32],
+) {
+    assert_eq!(out.len(), positions * packed.out_channels, "output row has the wrong length");
+    for block in 0..packed.blocks.len() {
+        let (channels, _) = packed.block(block);
+        let to = Destination {
+            to: out[channels.start..].as_mut_ptr(),
+            stride: packed.out_channels,
+            valid: channels.len(),
+        };
+        // SAFETY: the row was checked to hold every position.
+        unsafe { run(packed, Columns { block, point: 0, biased: true }, segments, scratch, positions, to) };
+    }
+}
+
 /// A run whose segments lie within their buffers for all positions, with start values as long as the block is wide.
 pub(super) struct Run<'a> {
     positions: usize,

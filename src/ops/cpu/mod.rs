@@ -9,9 +9,11 @@ mod amx;
 mod arithmetic;
 mod blocking;
 pub(super) mod conv3d;
+pub(super) mod head;
 mod kernel;
 mod lanes;
 mod peak;
+pub(super) mod residual_add;
 pub(super) mod transposed_conv3d;
 mod winograd;
 

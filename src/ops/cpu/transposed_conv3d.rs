@@ -3,7 +3,7 @@
 
 use super::activation::Affine;
 use super::conv3d::Scratch;
-use super::kernel::{self, Columns, Destination, PackedWeights, Segment, Vectorised, dispatch};
+use super::kernel::{self, PackedWeights, Segment, Vectorised, dispatch};
 use crate::ops::value::{Activation, ActivationMut};
 use rayon::prelude::*;
 
@@ -60,20 +60,7 @@ impl Vectorised for TransposedTask<'_> {
         for raw in self.raw.chunks_exact(row_len) {
             self.affine.apply(raw, line);
             for (weights, out) in self.weights.iter().zip(&mut out_rows) {
-                for block in 0..weights.block_count() {
-                    let (channels, _) = weights.block(block);
-                    let out = &mut out[channels.start..];
-                    assert!(out.len() > (self.width - 1) * weights.out_channels + channels.len() - 1);
-                    let to = Destination {
-                        to: out.as_mut_ptr(),
-                        stride: weights.out_channels,
-                        valid: channels.len(),
-                    };
-                    let columns = Columns { block, point: 0, biased: true };
-                    // SAFETY: the row was just checked to hold every position; the instruction set is the
-                    // caller's promise.
-                    unsafe { kernel::run(weights, columns, &segment, line, self.width, to) };
-                }
+                kernel::row(weights, &segment, line, self.width, out);
             }
         }
     }

@@ -1,0 +1,59 @@
+//! The end of a residual block: norm, sum with the skip connection and activation in one pass.
+
+use super::cpu::Arithmetic;
+use super::cpu::residual_add::add;
+use super::value::{Operand, floats, floats_mut};
+use candle_core::{CpuStorage, InplaceOp3, Layout, Result, bail};
+
+/// `leaky_relu(a + b)` of two stored values: `output.inplace_op3(&a, &b, &op)`.
+///
+/// Each input is read with its own scale, shift and slope: a residual block's second convolution with its norm (slope 1),
+/// and the skip connection, whatever it is. The output is a stored value with scale 1 and shift 0, its activation already
+/// applied: it is to be read with slope 1.
+///
+/// Source: dynamic-network-architectures, `residual.py: BasicBlockD`.
+pub struct ResidualAdd {
+    inputs: [Operand; 2],
+    negative_slope: f32,
+    arithmetic: Arithmetic,
+}
+
+impl ResidualAdd {
+    /// The sum of two inputs of one shape, activated with `negative_slope`; 1 means no activation.
+    ///
+    /// # Errors
+    /// If the inputs' shapes differ.
+    pub fn new(inputs: [Operand; 2], negative_slope: f32, arithmetic: Arithmetic) -> Result<Self> {
+        let [a, b] = inputs.map(|i| i.shape);
+        if a != b {
+            bail!("residual_add: inputs have shapes {a:?} and {b:?}, expected one shape");
+        }
+        Ok(Self { inputs, negative_slope, arithmetic })
+    }
+}
+
+impl InplaceOp3 for ResidualAdd {
+    fn name(&self) -> &'static str {
+        "residual_add"
+    }
+
+    fn cpu_fwd(
+        &self,
+        dst: &mut CpuStorage,
+        layout: &Layout,
+        first: &CpuStorage,
+        first_layout: &Layout,
+        second: &CpuStorage,
+        second_layout: &Layout,
+    ) -> Result<()> {
+        let op = "residual_add";
+        let [a, b] = &self.inputs;
+        let a = a.view(floats(first, first_layout, op)?, op)?;
+        let b = b.view(floats(second, second_layout, op)?, op)?;
+        let out = self.inputs[0].shape.view_mut(floats_mut(dst, layout, op)?, op)?;
+        out.scale.fill(1.0);
+        out.shift.fill(0.0);
+        add(self.arithmetic.isa(), [a, b], self.negative_slope, out.raw);
+        Ok(())
+    }
+}
