@@ -15,7 +15,7 @@ use pdac_cascade::pipeline::panorama::ExecutionOptions;
 use pdac_cascade::pipeline::{Detection, Observer, Panorama, PipelineError};
 use pdac_cascade::report::overlay::{Window, draw_overlay};
 use std::path::Path;
-use std::{fs, io};
+use std::{fs, io, thread};
 
 /// Runs the cascade; everything that can fail cheaply is tried before the work starts.
 pub fn run(args: &RunArgs, bars: &MultiProgress) -> anyhow::Result<()> {
@@ -37,11 +37,15 @@ pub fn run(args: &RunArgs, bars: &MultiProgress) -> anyhow::Result<()> {
         tracing::warn!("{note}");
     }
     progress.stage("read");
-    let ct = case.read()?;
+    let options = ExecutionOptions { accumulate: args.accumulate.into(), arithmetic };
+    let cascade = cascade.begin(options);
+    let ct = thread::scope(|scope| {
+        scope.spawn(|| cascade.load_first_weights());
+        case.read()
+    })?;
     stop_if_requested()?;
     tracing::info!(image = %case.image.display(), size_xyz = ?ct.geometry.size_xyz(), spacing_mm_xyz = ?ct.geometry.spacing_xyz());
-    let options = ExecutionOptions { accumulate: args.accumulate.into(), arithmetic };
-    let detection = cascade.run(&ct, options, &progress)?;
+    let detection = cascade.run(&ct, &progress)?;
     stop_if_requested()?;
     progress.stage("write");
     interrupt::writing();

@@ -2,8 +2,7 @@
 
 use super::plan::{Head, Plan, Step, StepKind};
 use crate::ops::{Arithmetic, Conv3d, InstanceNorm, Operand, SegmentationHead, TransposedConv3d};
-use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::VarBuilder;
+use candle_core::{DType, Device, Result, Tensor, bail};
 use std::collections::HashMap;
 
 /// A step with its parameters packed.
@@ -29,23 +28,17 @@ impl Weights {
         norm_eps: f64,
         arithmetic: Arithmetic,
     ) -> Result<Self> {
-        let parameters = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+        let mut parameters = Parameters(tensors);
         let layers = plan
             .steps()
             .iter()
             .map(|step| {
                 let operands: Vec<Operand> = step.sources.iter().map(|&s| plan.operand(s)).collect();
-                pack_layer(
-                    step,
-                    &operands,
-                    plan.operand(step.output).shape.channels,
-                    &parameters,
-                    norm_eps,
-                    arithmetic,
-                )
+                let out_channels = plan.operand(step.output).shape.channels;
+                pack_layer(step, &operands, out_channels, &mut parameters, norm_eps, arithmetic)
             })
             .collect::<Result<_>>()?;
-        let head = pack_head(plan, &parameters, arithmetic)?;
+        let head = pack_head(plan, &mut parameters, arithmetic)?;
         Ok(Self { layers, head })
     }
 
@@ -55,60 +48,70 @@ impl Weights {
     }
 }
 
-fn pack_head(plan: &Plan, parameters: &VarBuilder<'_>, arithmetic: Arithmetic) -> Result<SegmentationHead> {
-    let Head { parameters: prefix, features, classes } = plan.head();
-    let here = parameters.pp(prefix);
-    let features = plan.operand(*features);
-    let weight = here.get((*classes, features.shape.channels, 1, 1, 1), "weight")?;
-    SegmentationHead::new(features, &weight, bias(&here, *classes)?.as_ref(), arithmetic)
+/// The tensors of a state dict; each is given out once, so that its memory is free as soon as it is packed.
+struct Parameters(HashMap<String, Tensor>);
+
+impl Parameters {
+    /// The tensor `name` of this shape, float32; `None` if there is none.
+    fn take_if_any(&mut self, name: String, shape: &[usize]) -> Result<Option<Tensor>> {
+        let Some(tensor) = self.0.remove(&name) else { return Ok(None) };
+        if tensor.dims() != shape {
+            bail!("{name} has shape {:?}, expected {shape:?}", tensor.dims());
+        }
+        tensor.to_dtype(DType::F32).map(Some)
+    }
+
+    /// The tensor `name` of this shape, float32.
+    fn take(&mut self, name: String, shape: &[usize]) -> Result<Tensor> {
+        match self.take_if_any(name.clone(), shape)? {
+            Some(tensor) => Ok(tensor),
+            None => bail!("{name} is missing"),
+        }
+    }
 }
 
-/// The bias of a convolution, if it has one.
-fn bias(parameters: &VarBuilder<'_>, channels: usize) -> Result<Option<Tensor>> {
-    parameters.contains_tensor("bias").then(|| parameters.get(channels, "bias")).transpose()
+fn pack_head(plan: &Plan, parameters: &mut Parameters, arithmetic: Arithmetic) -> Result<SegmentationHead> {
+    let Head { parameters: here, features, classes } = plan.head();
+    let features = plan.operand(*features);
+    let weight = parameters.take(format!("{here}.weight"), &[*classes, features.shape.channels, 1, 1, 1])?;
+    let bias = parameters.take_if_any(format!("{here}.bias"), &[*classes])?;
+    SegmentationHead::new(features, &weight, bias.as_ref(), arithmetic)
 }
 
 fn pack_layer(
     step: &Step,
     operands: &[Operand],
     out_channels: usize,
-    parameters: &VarBuilder<'_>,
+    parameters: &mut Parameters,
     eps: f64,
     arithmetic: Arithmetic,
 ) -> Result<Layer> {
-    let here = parameters.pp(&step.parameters);
+    let here = &step.parameters;
     let in_channels: usize = operands.iter().map(|o| o.shape.channels).sum();
-    let bias = |of: &VarBuilder<'_>| bias(of, out_channels);
     match &step.kind {
         StepKind::Conv { shape, norm } => {
-            let conv = if *norm { here.pp("conv") } else { here.clone() };
+            let conv = if *norm { format!("{here}.conv") } else { here.clone() };
             let [z, y, x] = shape.kernel;
-            let weight = conv.get((out_channels, in_channels, z, y, x), "weight")?;
-            let norm = norm.then(|| instance_norm(&here.pp("norm"), out_channels, eps)).transpose()?;
-            Ok(Layer::Conv(Conv3d::new(*shape, operands, &weight, bias(&conv)?.as_ref(), norm, arithmetic)?))
+            let weight = parameters.take(format!("{conv}.weight"), &[out_channels, in_channels, z, y, x])?;
+            let bias = parameters.take_if_any(format!("{conv}.bias"), &[out_channels])?;
+            let norm = norm.then(|| instance_norm(parameters, here, out_channels, eps)).transpose()?;
+            Ok(Layer::Conv(Conv3d::new(*shape, operands, &weight, bias.as_ref(), norm, arithmetic)?))
         }
         StepKind::Upsample { stride } => {
             let [z, y, x] = *stride;
-            let weight = here.get((in_channels, out_channels, z, y, x), "weight")?;
-            Ok(Layer::Upsample(TransposedConv3d::new(
-                *stride,
-                operands[0],
-                &weight,
-                bias(&here)?.as_ref(),
-                arithmetic,
-            )?))
+            let weight = parameters.take(format!("{here}.weight"), &[in_channels, out_channels, z, y, x])?;
+            let bias = parameters.take_if_any(format!("{here}.bias"), &[out_channels])?;
+            let up = TransposedConv3d::new(*stride, operands[0], &weight, bias.as_ref(), arithmetic)?;
+            Ok(Layer::Upsample(up))
         }
     }
 }
 
 /// The norm's parameters; without affine parameters, weight 1 and bias 0.
-fn instance_norm(parameters: &VarBuilder<'_>, channels: usize, eps: f64) -> Result<InstanceNorm> {
-    let or = |name: &str, default: f32| {
-        if parameters.contains_tensor(name) {
-            parameters.get(channels, name)?.to_vec1::<f32>()
-        } else {
-            Ok(vec![default; channels])
-        }
+fn instance_norm(parameters: &mut Parameters, here: &str, channels: usize, eps: f64) -> Result<InstanceNorm> {
+    let mut or = |name: &str, default: f32| {
+        let found = parameters.take_if_any(format!("{here}.norm.{name}"), &[channels])?;
+        found.map_or_else(|| Ok(vec![default; channels]), |tensor| tensor.to_vec1::<f32>())
     };
     Ok(InstanceNorm { weight: or("weight", 1.0)?, bias: or("bias", 0.0)?, eps })
 }

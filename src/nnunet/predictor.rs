@@ -2,23 +2,30 @@
 //!
 //! Source: nnU-Net v2, `predict_from_raw_data.py` and `default_preprocessor.py: run_case_npy`.
 
+mod constant_tiles;
+mod fold_mean;
+mod folds;
+mod tiles;
+
 use super::ModelError;
 use super::export::{Segmentation, SegmentationRequest, segment};
-use super::model_folder::{Fold, ModelFolder};
+use super::model_folder::ModelFolder;
 use super::preprocessing::{
     BoundingBox, NormalizationError, nonzero_box, nonzero_mask, normalise, permute, transpose,
 };
 use super::resampling::{new_shape, resample_image};
 use super::sliding_window::{Accumulate, Tiling, importance_map, mirrorings};
 use crate::imaging::resampling::{GridTooLarge, check_size};
-use crate::network::{PlanError, Runner, Weights};
-use crate::ops::{
-    AccumulateLogits, AccumulateTile, AddLogits, Arithmetic, DivideByWeights, GatherTile, Mirroring,
-};
+use crate::network::{Plan, PlanError, Runner};
+use crate::ops::{AccumulateTile, AddLogits, Arithmetic, DivideByWeights, Mirroring, ValueShape};
 use candle_core::{DType, Device, Storage, Tensor};
-use half::f16;
+use fold_mean::HalfMean;
+pub use folds::FirstFold;
+use folds::{FoldQueue, read_fold};
 use ndarray::{Array3, ArrayView4};
 use std::path::PathBuf;
+use std::thread;
+use tiles::{Tiles, run_network};
 
 /// How a model is run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -208,8 +215,15 @@ pub struct Predictor<'m> {
     options: PredictOptions,
     runner: Runner,
     mirrorings: Vec<Mirroring>,
-    /// Sum of one tile's logits over all mirrorings but the last, (z, y, x, heads) flattened; reused tile after tile.
-    tile_sum: Option<Tensor>,
+    first: Option<&'m FirstFold<'m>>,
+    after: Option<&'m FirstFold<'m>>,
+}
+
+/// The model's network, planned for its patch.
+fn plan_of(model: &ModelFolder) -> Result<Plan, PredictError> {
+    let configuration = &model.configuration;
+    let plan = configuration.network.plan(configuration.patch_size);
+    plan.map_err(|source| PredictError::Plan { path: model.path.clone(), source })
 }
 
 impl<'m> Predictor<'m> {
@@ -218,16 +232,17 @@ impl<'m> Predictor<'m> {
     /// # Errors
     /// If the patch does not fit the network or memory is refused.
     pub fn new(model: &'m ModelFolder, options: PredictOptions) -> Result<Self, PredictError> {
-        let configuration = &model.configuration;
-        let plan = configuration
-            .network
-            .plan(configuration.patch_size)
-            .map_err(|source| PredictError::Plan { path: model.path.clone(), source })?;
+        let runner = Runner::new(plan_of(model)?)?;
         let axes: &[usize] = if options.mirroring { &model.mirroring_axes } else { &[] };
-        let mirrorings = mirrorings(axes);
-        let new_sum = || Tensor::zeros(plan.logits().data_len(), DType::F32, &Device::Cpu);
-        let tile_sum = (mirrorings.len() > 1).then(new_sum).transpose()?;
-        Ok(Self { model, options, runner: Runner::new(plan)?, mirrorings, tile_sum })
+        Ok(Self { model, options, runner, mirrorings: mirrorings(axes), first: None, after: None })
+    }
+
+    /// Takes the first fold's weights from `first`, which may have been loaded ahead, and loads `after`, the next model's,
+    /// while the last fold computes.
+    #[must_use]
+    pub fn with_loaded_ahead(mut self, first: &'m FirstFold<'m>, after: Option<&'m FirstFold<'m>>) -> Self {
+        (self.first, self.after) = (Some(first), after);
+        self
     }
 
     /// Segments a scan: preprocessing, all folds over all tiles, export.
@@ -264,26 +279,33 @@ impl<'m> Predictor<'m> {
         let weights = importance_map(configuration.patch_size, self.options.accumulate);
         let sums = self.weight_sums(&tiling, &weights)?;
         let weights = Tensor::new(weights.as_slice(), &Device::Cpu)?;
+        let mut tiles = Tiles::new(&self.runner, &self.mirrorings, image, &tiling, weights)?;
         let total = self.model.folds.len() * tiling.starts.len();
         let mut done = 0;
         let mut halves = HalfMean::new(self.model.folds.len());
         let mut accumulator = self.new_accumulator(shape)?;
-        for (i, fold) in self.model.folds.iter().enumerate() {
-            let fold = self.fold_weights(*fold)?;
-            if self.options.accumulate == Accumulate::Float16 && i > 0 {
-                accumulator = self.new_accumulator(shape)?;
-            }
-            for &start in &tiling.starts {
-                self.predict_tile(&image, shape, start, &fold, &weights, &accumulator)?;
-                done += 1;
-                if !observer(TileProgress { done, total }) {
-                    return Err(PredictError::Interrupted);
+        let folds = self.fold_queue();
+        thread::scope(|scope| {
+            let mut loading = None;
+            for number in 0..self.model.folds.len() {
+                let fold = folds.next(number, &mut loading, scope)?;
+                if self.options.accumulate == Accumulate::Float16 && number > 0 {
+                    accumulator = self.new_accumulator(shape)?;
+                }
+                tiles.begin_fold();
+                for tile in 0..tiling.starts.len() {
+                    tiles.predict(tile, &fold, &accumulator)?;
+                    done += 1;
+                    if !observer(TileProgress { done, total }) {
+                        return Err(PredictError::Interrupted);
+                    }
+                }
+                if self.options.accumulate == Accumulate::Float16 {
+                    halves.add(&accumulator.to_vec1()?, &sums)?;
                 }
             }
-            if self.options.accumulate == Accumulate::Float16 {
-                halves.add(&accumulator.to_vec1()?, &sums)?;
-            }
-        }
+            Ok(())
+        })?;
         let values = match self.options.accumulate {
             Accumulate::Float32 => {
                 let predictions = self.model.folds.len();
@@ -305,20 +327,18 @@ impl<'m> Predictor<'m> {
     /// # Errors
     /// See [`PredictError`].
     pub fn raw_tile(&self, mut scan: Preprocessed, start: [isize; 3]) -> Result<Vec<f32>, PredictError> {
-        let fold = self.fold_weights(self.model.folds[0])?;
+        let fold = read_fold(self.model, self.runner.plan(), self.model.folds[0], self.options.arithmetic)?;
         let (image_dims, mirroring) = (scan.shape(), [false; 3]);
-        self.run_network(&scan.take_tensor()?, image_dims, start, mirroring, &fold)?;
+        run_network(&self.runner, &fold, &scan.take_tensor()?, image_dims, start, mirroring)?;
         let logits = Tensor::zeros(self.runner.plan().logits().data_len(), DType::F32, &Device::Cpu)?;
         let add = AddLogits { head: fold.head(), mirroring, first: true };
         logits.inplace_op2(self.runner.features(), &add)?;
         Ok(logits.to_vec1()?)
     }
 
-    /// One fold's parameters, packed for the plan.
-    fn fold_weights(&self, fold: Fold) -> Result<Weights, PredictError> {
-        let tensors = self.model.load_fold(fold)?;
-        let eps = self.model.configuration.network.norm_eps;
-        Ok(Weights::pack(self.runner.plan(), tensors, eps, self.options.arithmetic)?)
+    fn fold_queue(&self) -> FoldQueue<'_, 'm> {
+        let (plan, arithmetic) = (self.runner.plan(), self.options.arithmetic);
+        FoldQueue { model: self.model, plan, arithmetic, first: self.first, after: self.after }
     }
 
     fn heads(&self) -> usize {
@@ -333,54 +353,10 @@ impl<'m> Predictor<'m> {
         Tensor::zeros(shape.iter().product::<usize>() * self.heads(), dtype, &Device::Cpu)
     }
 
-    /// Adds one tile's mean over mirrorings to the accumulator.
-    fn predict_tile(
-        &self,
-        image: &Tensor,
-        shape: [usize; 3],
-        start: [isize; 3],
-        fold: &Weights,
-        weights: &Tensor,
-        accumulator: &Tensor,
-    ) -> Result<(), PredictError> {
-        for (i, &mirroring) in self.mirrorings.iter().enumerate() {
-            self.run_network(image, shape, start, mirroring, fold)?;
-            let (head, features) = (fold.head(), self.runner.features());
-            let first = i == 0;
-            match &self.tile_sum {
-                Some(sum) if i + 1 < self.mirrorings.len() => {
-                    sum.inplace_op2(features, &AddLogits { head, mirroring, first })?;
-                }
-                sum => {
-                    let (others, predictions) = (sum.as_ref(), self.mirrorings.len());
-                    let add =
-                        AccumulateLogits { head, mirroring, others, image_dims: shape, start, predictions };
-                    accumulator.inplace_op3(features, weights, &add)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Runs the network, up to its head, on one mirrored tile.
-    fn run_network(
-        &self,
-        image: &Tensor,
-        image_dims: [usize; 3],
-        start: [isize; 3],
-        mirroring: Mirroring,
-        fold: &Weights,
-    ) -> Result<(), PredictError> {
-        let plan = self.runner.plan();
-        let tile = plan.operand(plan.input()).shape;
-        self.runner.input().inplace_op2(image, &GatherTile { image_dims, start, tile, mirroring })?;
-        Ok(self.runner.run(fold)?)
-    }
-
     /// Sum of the tiles' weights at every voxel.
     fn weight_sums(&self, tiling: &Tiling, weights: &[f32]) -> Result<Vec<f32>, PredictError> {
         let plan = self.runner.plan();
-        let tile = crate::ops::ValueShape { channels: 1, ..plan.operand(plan.input()).shape };
+        let tile = ValueShape { channels: 1, ..plan.logits() };
         let ones = Tensor::ones(tile.voxels(), DType::F32, &Device::Cpu)?;
         let weights = Tensor::new(weights, &Device::Cpu)?;
         let dtype = if self.options.accumulate == Accumulate::Float16 { DType::F16 } else { DType::F32 };
@@ -390,42 +366,5 @@ impl<'m> Predictor<'m> {
             sums.inplace_op3(&ones, &weights, &accumulate)?;
         }
         Ok(sums.to_dtype(DType::F32)?.to_vec1()?)
-    }
-}
-
-/// The mean over folds with every result rounded to float16.
-struct HalfMean {
-    folds: usize,
-    sum: Vec<f16>,
-}
-
-impl HalfMean {
-    fn new(folds: usize) -> Self {
-        Self { folds, sum: Vec::new() }
-    }
-
-    /// Adds one fold's weighted sums, (voxels, heads), divided by the voxels' weights.
-    fn add(&mut self, fold: &[f16], weights: &[f32]) -> Result<(), PredictError> {
-        let heads = fold.len() / weights.len();
-        let first = self.sum.is_empty();
-        self.sum.resize(fold.len(), f16::ZERO);
-        for (i, (&v, sum)) in fold.iter().zip(&mut self.sum).enumerate() {
-            let logit = f16::from_f32(v.to_f32() / weights[i / heads]);
-            *sum = if first { logit } else { f16::from_f32(sum.to_f32() + logit.to_f32()) };
-            if sum.is_infinite() {
-                return Err(PredictError::HalfOverflow);
-            }
-        }
-        Ok(())
-    }
-
-    /// The mean as a float32 tensor of float16 values.
-    fn mean(self) -> candle_core::Result<Tensor> {
-        let folds = self.folds as f32;
-        let divide =
-            |v: &f16| if self.folds > 1 { f16::from_f32(v.to_f32() / folds).to_f32() } else { v.to_f32() };
-        let mean: Vec<f32> = self.sum.iter().map(divide).collect();
-        let len = mean.len();
-        Tensor::from_vec(mean, len, &Device::Cpu)
     }
 }

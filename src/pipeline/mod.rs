@@ -5,7 +5,7 @@ pub mod panorama;
 pub mod recipe;
 pub mod roi;
 
-pub use panorama::{Detection, Panorama};
+pub use panorama::{Detection, Panorama, PanoramaRun};
 pub use recipe::Recipe;
 
 use crate::detection::CandidateError;

@@ -13,7 +13,7 @@ use crate::imaging::{Geometry, Volume};
 use crate::nnunet::dataset::OutputKind;
 use crate::nnunet::export::{Decision, Segmentation, SegmentationRequest};
 use crate::nnunet::model_folder::ModelFolder;
-use crate::nnunet::predictor::{PredictError, PredictOptions, Predictor};
+use crate::nnunet::predictor::{FirstFold, PredictError, PredictOptions, Predictor};
 use crate::nnunet::preprocessing::BoundingBox;
 use crate::nnunet::sliding_window::Accumulate;
 use crate::ops::Arithmetic;
@@ -110,6 +110,13 @@ impl Panorama {
         }
     }
 
+    /// A run of the cascade, whose first weights can be loaded before there is a scan.
+    pub fn begin(&self, options: ExecutionOptions) -> PanoramaRun<'_> {
+        let [pancreas, lesion] =
+            [&self.pancreas, &self.lesion].map(|m| FirstFold::new(m, options.arithmetic));
+        PanoramaRun { cascade: self, options, pancreas, lesion }
+    }
+
     /// Runs the whole cascade on a CT (HU).
     ///
     /// # Errors
@@ -120,30 +127,7 @@ impl Panorama {
         options: ExecutionOptions,
         observer: &dyn Observer,
     ) -> Result<Detection, PipelineError> {
-        let located = self.locate_pancreas(ct, options, observer)?;
-        let roi = match (located.roi, self.recipe.roi.if_no_pancreas) {
-            (Some(roi), _) => roi,
-            (None, IfNoPancreas::WholeImage) => {
-                tracing::warn!("no pancreas found: searching the whole image");
-                BoundingBox { start: [0; 3], stop: ct.geometry.shape }
-            }
-            (None, IfNoPancreas::ZeroMap) => {
-                tracing::warn!("no pancreas found: the detection map is all zero and the likelihood 0");
-                let map = Volume::new(Array3::zeros(ct.geometry.shape), ct.geometry);
-                return Ok(Detection { map, likelihood: 0.0, candidates: 0, roi: None });
-            }
-        };
-        let segmentation = self.segment_lesion(ct, &roi, options, observer)?;
-        observer.stage("candidates");
-        let candidates = self.extract_candidates(segmentation)?;
-        let mut map = Array3::zeros(ct.geometry.shape);
-        map.slice_mut(slice_of(&roi)).assign(&candidates.detection_map);
-        Ok(Detection {
-            map: Volume::new(map, ct.geometry),
-            likelihood: candidates.likelihood(),
-            candidates: candidates.confidences.len(),
-            roi: Some(roi),
-        })
+        self.begin(options).run(ct, observer)
     }
 
     /// First stage: the pancreas at low resolution, and the region of the scan around it.
@@ -156,20 +140,7 @@ impl Panorama {
         options: ExecutionOptions,
         observer: &dyn Observer,
     ) -> Result<Located, PipelineError> {
-        observer.stage("low resolution");
-        let stage = &self.recipe.pancreas;
-        let [x, y, z] = stage.spacing_mm_xyz;
-        let low = itk_resample_to_spacing(ct, [z, y, x], stage.outside_value).map_err(PredictError::from)?;
-        let read = after_nifti(&low.geometry);
-        observer.stage("pancreas");
-        let request = SegmentationRequest { decision: Decision::Probabilities, probability_of: None };
-        let segmentation =
-            predict(&self.pancreas, &stage.model, options, low.data, &read, request, observer)?;
-        let geometry = after_nifti(&read); // nnU-Net writes its mask with what it read
-        let labels = Volume::new(segmentation.labels, geometry);
-        let margin = self.recipe.roi.margin_mm_xyz;
-        let roi = corners(&labels.data).map(|c| region_of_interest(&ct.geometry, &geometry, c, margin));
-        Ok(Located { labels, roi })
+        self.begin(options).locate_pancreas(ct, None, observer)
     }
 
     /// Second stage: labels and lesion probability on the region's voxels.
@@ -183,15 +154,7 @@ impl Panorama {
         options: ExecutionOptions,
         observer: &dyn Observer,
     ) -> Result<Segmentation, PipelineError> {
-        observer.stage("lesion");
-        let stage = &self.recipe.lesion;
-        let crop = ct.data.slice(slice_of(roi)).as_standard_layout().into_owned();
-        let geometry = after_nifti(&Geometry { shape: roi.shape(), ..ct.geometry });
-        let request = SegmentationRequest {
-            decision: Decision::Probabilities,
-            probability_of: Some(usize::from(stage.lesion_label)),
-        };
-        predict(&self.lesion, &stage.model, options, crop, &geometry, request, observer)
+        self.begin(options).segment_lesion(ct, roi, observer)
     }
 
     /// Lesion probabilities near the pancreas, cut into candidates.
@@ -215,26 +178,120 @@ impl Panorama {
     }
 }
 
-fn slice_of(
-    region: &BoundingBox,
-) -> ndarray::SliceInfo<[ndarray::SliceInfoElem; 3], ndarray::Ix3, ndarray::Ix3> {
-    let [z, y, x] = std::array::from_fn(|a| region.start[a]..region.stop[a]);
-    s![z, y, x]
+/// One run of the cascade. A network's first weights are loaded while something else is done: those of the first stage
+/// by [`PanoramaRun::load_first_weights`], those of the second while the last fold of the first computes.
+pub struct PanoramaRun<'c> {
+    cascade: &'c Panorama,
+    options: ExecutionOptions,
+    pancreas: FirstFold<'c>,
+    lesion: FirstFold<'c>,
+}
+
+impl PanoramaRun<'_> {
+    /// Loads the weights that are needed first; an error is kept for [`PanoramaRun::run`].
+    pub fn load_first_weights(&self) {
+        self.pancreas.load();
+    }
+
+    /// Runs the whole cascade on a CT (HU).
+    ///
+    /// # Errors
+    /// If a network cannot run or the observer stops it.
+    pub fn run(&self, ct: &Volume<f32>, observer: &dyn Observer) -> Result<Detection, PipelineError> {
+        let located = self.locate_pancreas(ct, Some(&self.lesion), observer)?;
+        let roi = match (located.roi, self.cascade.recipe.roi.if_no_pancreas) {
+            (Some(roi), _) => roi,
+            (None, IfNoPancreas::WholeImage) => {
+                tracing::warn!("no pancreas found: searching the whole image");
+                BoundingBox { start: [0; 3], stop: ct.geometry.shape }
+            }
+            (None, IfNoPancreas::ZeroMap) => {
+                tracing::warn!("no pancreas found: the detection map is all zero and the likelihood 0");
+                let map = Volume::new(Array3::zeros(ct.geometry.shape), ct.geometry);
+                return Ok(Detection { map, likelihood: 0.0, candidates: 0, roi: None });
+            }
+        };
+        let segmentation = self.segment_lesion(ct, &roi, observer)?;
+        observer.stage("candidates");
+        let candidates = self.cascade.extract_candidates(segmentation)?;
+        let mut map = Array3::zeros(ct.geometry.shape);
+        map.slice_mut(slice_of(&roi)).assign(&candidates.detection_map);
+        Ok(Detection {
+            map: Volume::new(map, ct.geometry),
+            likelihood: candidates.likelihood(),
+            candidates: candidates.confidences.len(),
+            roi: Some(roi),
+        })
+    }
+
+    fn locate_pancreas(
+        &self,
+        ct: &Volume<f32>,
+        after: Option<&FirstFold<'_>>,
+        observer: &dyn Observer,
+    ) -> Result<Located, PipelineError> {
+        observer.stage("low resolution");
+        let recipe = &self.cascade.recipe;
+        let stage = &recipe.pancreas;
+        let [x, y, z] = stage.spacing_mm_xyz;
+        let low = itk_resample_to_spacing(ct, [z, y, x], stage.outside_value).map_err(PredictError::from)?;
+        let read = after_nifti(&low.geometry);
+        observer.stage("pancreas");
+        let request = SegmentationRequest { decision: Decision::Probabilities, probability_of: None };
+        let predictor = self.predictor(&self.pancreas, &stage.model, after)?;
+        let segmentation = predict(&predictor, low.data, &read, request, observer)?;
+        let geometry = after_nifti(&read); // nnU-Net writes its mask with what it read
+        let labels = Volume::new(segmentation.labels, geometry);
+        let margin = recipe.roi.margin_mm_xyz;
+        let roi = corners(&labels.data).map(|c| region_of_interest(&ct.geometry, &geometry, c, margin));
+        Ok(Located { labels, roi })
+    }
+
+    fn segment_lesion(
+        &self,
+        ct: &Volume<f32>,
+        roi: &BoundingBox,
+        observer: &dyn Observer,
+    ) -> Result<Segmentation, PipelineError> {
+        observer.stage("lesion");
+        let stage = &self.cascade.recipe.lesion;
+        let crop = ct.data.slice(slice_of(roi)).as_standard_layout().into_owned();
+        let geometry = after_nifti(&Geometry { shape: roi.shape(), ..ct.geometry });
+        let request = SegmentationRequest {
+            decision: Decision::Probabilities,
+            probability_of: Some(usize::from(stage.lesion_label)),
+        };
+        let predictor = self.predictor(&self.lesion, &stage.model, None)?;
+        predict(&predictor, crop, &geometry, request, observer)
+    }
+
+    fn predictor<'a>(
+        &self,
+        first: &'a FirstFold<'a>,
+        run: &ModelRun,
+        after: Option<&'a FirstFold<'a>>,
+    ) -> Result<Predictor<'a>, PredictError> {
+        let ExecutionOptions { accumulate, arithmetic } = self.options;
+        let options = PredictOptions { step: run.step, mirroring: run.mirroring, accumulate, arithmetic };
+        Ok(Predictor::new(first.model(), options)?.with_loaded_ahead(first, after))
+    }
 }
 
 fn predict(
-    model: &ModelFolder,
-    run: &ModelRun,
-    options: ExecutionOptions,
+    predictor: &Predictor<'_>,
     data: Array3<f32>,
     geometry: &Geometry,
     request: SegmentationRequest,
     observer: &dyn Observer,
 ) -> Result<Segmentation, PipelineError> {
-    let ExecutionOptions { accumulate, arithmetic } = options;
-    let options = PredictOptions { step: run.step, mirroring: run.mirroring, accumulate, arithmetic };
-    let predictor = Predictor::new(model, options)?;
     Ok(predictor.segment(vec![data], geometry.spacing, request, &|progress| observer.tile(progress))?)
+}
+
+fn slice_of(
+    region: &BoundingBox,
+) -> ndarray::SliceInfo<[ndarray::SliceInfoElem; 3], ndarray::Ix3, ndarray::Ix3> {
+    let [z, y, x] = std::array::from_fn(|a| region.start[a]..region.stop[a]);
+    s![z, y, x]
 }
 
 /// The recipe's usual place in a folder of weights.

@@ -1,0 +1,139 @@
+//! One image's tiles, predicted and accumulated one after the other.
+
+use super::PredictError;
+use super::constant_tiles::{TileInput, TiledImage};
+use crate::network::{Runner, Weights};
+use crate::nnunet::sliding_window::Tiling;
+use crate::ops::{AccumulateLogits, AccumulateTile, AddLogits, GatherTile, Mirroring};
+use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
+
+/// The tiles of one image, and what they share. Nothing is allocated while they run.
+pub(super) struct Tiles<'a> {
+    runner: &'a Runner,
+    mirrorings: &'a [Mirroring],
+    tiling: &'a Tiling,
+    /// (channel, z, y, x), flattened.
+    image: Tensor,
+    /// Weight of every voxel of a tile, (z, y, x) flattened.
+    weights: Tensor,
+    inputs: Vec<TileInput>,
+    /// Sum of one tile's logits over all mirrorings but the last, (z, y, x, heads) flattened; reused tile after tile.
+    sum: Option<Tensor>,
+    /// Sums over all mirrorings of tiles that hold the same constant, and whether the current fold has filled them.
+    kept: Vec<(Tensor, bool)>,
+}
+
+impl<'a> Tiles<'a> {
+    /// Looks for tiles that hold one constant and allocates the sums.
+    pub fn new(
+        runner: &'a Runner,
+        mirrorings: &'a [Mirroring],
+        image: Tensor,
+        tiling: &'a Tiling,
+        weights: Tensor,
+    ) -> Result<Self> {
+        let tile = runner.plan().logits();
+        let (inputs, kept) = with_values(&image, |values| {
+            TiledImage { values, dims: tiling.image, tile: tile.dims }.classify(&tiling.starts)
+        })?;
+        let new_sum = || Tensor::zeros(tile.data_len(), DType::F32, &Device::Cpu);
+        let sum = (mirrorings.len() > 1).then(new_sum).transpose()?;
+        let kept = (0..kept).map(|_| Ok((new_sum()?, false))).collect::<Result<Vec<_>>>()?;
+        let constant = inputs.iter().filter(|i| **i != TileInput::Varied).count();
+        tracing::debug!(tiles = inputs.len(), constant, kept = kept.len(), "tiles");
+        Ok(Self { runner, mirrorings, tiling, image, weights, inputs, sum, kept })
+    }
+
+    /// From now on other weights are used: what was kept is void.
+    pub fn begin_fold(&mut self) {
+        self.kept.iter_mut().for_each(|(_, filled)| *filled = false);
+    }
+
+    /// Adds one tile's mean over mirrorings to the accumulator.
+    pub fn predict(
+        &mut self,
+        tile: usize,
+        fold: &Weights,
+        accumulator: &Tensor,
+    ) -> std::result::Result<(), PredictError> {
+        let start = self.tiling.starts[tile];
+        match self.inputs[tile] {
+            TileInput::Varied => self.accumulate(start, fold, accumulator, true)?,
+            TileInput::Constant => self.accumulate(start, fold, accumulator, false)?,
+            TileInput::Shared(number) => {
+                if !self.kept[number].1 {
+                    self.keep(number, start, fold)?;
+                }
+                let sum = &self.kept[number].0;
+                let (tile, predictions) = (self.runner.plan().logits(), self.mirrorings.len());
+                let add = AccumulateTile { image_dims: self.tiling.image, start, tile, predictions };
+                accumulator.inplace_op3(sum, &self.weights, &add)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Predicts a tile and adds it to the accumulator; the network runs for every mirroring, or only once where all
+    /// mirrored copies are the tile itself.
+    fn accumulate(
+        &self,
+        start: [isize; 3],
+        fold: &Weights,
+        accumulator: &Tensor,
+        every_mirroring: bool,
+    ) -> Result<()> {
+        let (head, features, image_dims) = (fold.head(), self.runner.features(), self.tiling.image);
+        for (i, &mirroring) in self.mirrorings.iter().enumerate() {
+            if i == 0 || every_mirroring {
+                run_network(self.runner, fold, &self.image, image_dims, start, mirroring)?;
+            }
+            match &self.sum {
+                Some(sum) if i + 1 < self.mirrorings.len() => {
+                    sum.inplace_op2(features, &AddLogits { head, mirroring, first: i == 0 })?;
+                }
+                sum => {
+                    let (others, predictions) = (sum.as_ref(), self.mirrorings.len());
+                    let add = AccumulateLogits { head, mirroring, others, image_dims, start, predictions };
+                    accumulator.inplace_op3(features, &self.weights, &add)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Computes the sum over mirrorings that all tiles of a constant share.
+    fn keep(&mut self, number: usize, start: [isize; 3], fold: &Weights) -> Result<()> {
+        run_network(self.runner, fold, &self.image, self.tiling.image, start, [false; 3])?;
+        let (sum, filled) = &mut self.kept[number];
+        for (i, &mirroring) in self.mirrorings.iter().enumerate() {
+            let add = AddLogits { head: fold.head(), mirroring, first: i == 0 };
+            sum.inplace_op2(self.runner.features(), &add)?;
+        }
+        *filled = true;
+        Ok(())
+    }
+}
+
+/// Runs the network, up to its head, on one mirrored tile.
+pub(super) fn run_network(
+    runner: &Runner,
+    fold: &Weights,
+    image: &Tensor,
+    image_dims: [usize; 3],
+    start: [isize; 3],
+    mirroring: Mirroring,
+) -> Result<()> {
+    let plan = runner.plan();
+    let tile = plan.operand(plan.input()).shape;
+    runner.input().inplace_op2(image, &GatherTile { image_dims, start, tile, mirroring })?;
+    runner.run(fold)
+}
+
+/// Calls `read` with the elements of a flat float32 tensor.
+fn with_values<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => Ok(read(&values[start..end])),
+        _ => bail!("image: expected contiguous float32 values on the CPU, got {tensor:?}"),
+    }
+}
