@@ -4,8 +4,8 @@ mod outputs;
 
 pub use outputs::{OutputError, Outputs};
 
-use crate::imaging::file::read_image;
-use crate::imaging::{Geometry, ImageError, Volume};
+use crate::imaging::file::read_image_within;
+use crate::imaging::{Geometry, ImageError, MemoryGauge, Volume};
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -147,7 +147,15 @@ impl Case {
     /// # Errors
     /// If the image cannot be used.
     pub fn read(&self) -> Result<Volume<f32>, CaseError> {
-        let volume = read_image(&self.image)?.into_f32_volume();
+        self.read_within(MemoryGauge::UNLIMITED)
+    }
+
+    /// As [`Case::read`], if there is the memory for the voxels.
+    ///
+    /// # Errors
+    /// If the image cannot be used, or there is not.
+    pub fn read_within(&self, memory: MemoryGauge) -> Result<Volume<f32>, CaseError> {
+        let volume = read_image_within(&self.image, memory)?.into_f32_volume();
         check_geometry(&volume.geometry)
             .map_err(|what| CaseError::Implausible { path: self.image.clone(), what })?;
         let unusable = |v: f32| !v.is_finite() || v.abs() > LARGEST_VALUE;

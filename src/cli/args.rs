@@ -12,6 +12,7 @@ const EXIT_CODES: &str = "Exit codes:
   3    the input image is missing, ambiguous, unreadable or not a scalar 3-D image of finite values
   4    the outputs cannot be written
   5    the weights or their recipe are missing, malformed or do not fit each other
+  6    the scan or the networks need more memory than there is
   130  interrupted";
 
 /// Finds pancreatic ductal adenocarcinoma in contrast-enhanced CT with a cascade of 3-D U-Nets.

@@ -1,6 +1,7 @@
 //! What exit code an error becomes; the table is part of `--help`.
 
 use pdac_cascade::challenge::{CaseError, OutputError};
+use pdac_cascade::imaging::ImageError;
 use pdac_cascade::nnunet::predictor::PredictError;
 use pdac_cascade::ops::UnavailableIsa;
 use pdac_cascade::pipeline::PipelineError;
@@ -10,6 +11,7 @@ const USAGE: u8 = 2;
 const INPUT: u8 = 3;
 const OUTPUT: u8 = 4;
 const WEIGHTS: u8 = 5;
+const MEMORY: u8 = 6;
 const INTERRUPTED: u8 = 130;
 
 /// The error and its causes in one line, each cause once.
@@ -30,8 +32,10 @@ pub fn code(error: &anyhow::Error) -> u8 {
     if error.is::<UnavailableIsa>() {
         return USAGE;
     }
-    if error.is::<CaseError>() {
-        return INPUT;
+    match error.downcast_ref::<CaseError>() {
+        Some(CaseError::Image(ImageError::Memory { .. })) => return MEMORY,
+        Some(_) => return INPUT,
+        None => {}
     }
     if error.is::<OutputError>() {
         return OUTPUT;
@@ -41,8 +45,29 @@ pub fn code(error: &anyhow::Error) -> u8 {
             WEIGHTS
         }
         Some(PipelineError::Predict(PredictError::Interrupted)) => INTERRUPTED,
+        Some(PipelineError::Predict(PredictError::Memory(_))) => MEMORY,
         Some(PipelineError::Predict(PredictError::Model(_) | PredictError::Plan { .. })) => WEIGHTS,
         Some(PipelineError::Predict(PredictError::Normalization(_) | PredictError::TooLarge(_))) => INPUT,
         _ => UNEXPECTED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pdac_cascade::imaging::NotEnoughMemory;
+    use std::path::PathBuf;
+
+    #[test]
+    fn missing_memory_has_its_code_wherever_it_is_missing() {
+        let source = NotEnoughMemory { what: "the image's voxels", asked: 2_000, available: 1_000 };
+        let image = ImageError::Memory { path: PathBuf::from("scan.mha"), source: source.clone() };
+        let image = anyhow::Error::from(CaseError::from(image));
+        assert_eq!(
+            message(&image),
+            "scan.mha: the image's voxels need 2000 bytes of memory, 1000 bytes are available"
+        );
+        assert_eq!(code(&image), MEMORY);
+        assert_eq!(code(&PipelineError::from(PredictError::from(source)).into()), MEMORY);
     }
 }

@@ -7,8 +7,8 @@ use super::{interrupt, weights};
 use anyhow::Context;
 use indicatif::MultiProgress;
 use pdac_cascade::challenge::{Case, OutputError, Outputs, PANORAMA};
-use pdac_cascade::imaging::Volume;
 use pdac_cascade::imaging::file::{folder_of, write_whole};
+use pdac_cascade::imaging::{MemoryGauge, Volume};
 use pdac_cascade::nnunet::predictor::PredictError;
 use pdac_cascade::ops::{Arithmetic, Precision};
 use pdac_cascade::pipeline::panorama::ExecutionOptions;
@@ -37,11 +37,12 @@ pub fn run(args: &RunArgs, bars: &MultiProgress) -> anyhow::Result<()> {
         tracing::warn!("{note}");
     }
     progress.stage("read");
-    let options = ExecutionOptions { accumulate: args.accumulate.into(), arithmetic };
+    let memory = MemoryGauge::new(|| HERE.available_memory());
+    let options = ExecutionOptions { accumulate: args.accumulate.into(), arithmetic, memory };
     let cascade = cascade.begin(options);
     let ct = thread::scope(|scope| {
         scope.spawn(|| cascade.load_first_weights());
-        case.read()
+        case.read_within(memory)
     })?;
     stop_if_requested()?;
     tracing::info!(image = %case.image.display(), size_xyz = ?ct.geometry.size_xyz(), spacing_mm_xyz = ?ct.geometry.spacing_xyz());

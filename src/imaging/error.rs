@@ -1,5 +1,6 @@
 //! What can be wrong with an image file, sorted by whose fault it is.
 
+use super::memory::NotEnoughMemory;
 use std::path::{Path, PathBuf};
 
 /// Why an image could not be read or written.
@@ -36,6 +37,14 @@ pub enum ImageError {
         path: PathBuf,
         /// The amount asked for and the limit.
         what: String,
+    },
+    /// The voxels need more memory than there is.
+    #[error("{path}: {source}", path = path.display())]
+    Memory {
+        /// The file.
+        path: PathBuf,
+        /// How much, and how much there is.
+        source: NotEnoughMemory,
     },
 }
 

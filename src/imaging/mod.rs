@@ -4,6 +4,7 @@ pub mod components;
 pub mod error;
 pub mod file;
 pub mod geometry;
+pub mod memory;
 pub mod metaimage;
 pub mod morphology;
 pub mod nifti;
@@ -12,4 +13,5 @@ pub mod volume;
 
 pub use error::ImageError;
 pub use geometry::Geometry;
+pub use memory::{MemoryGauge, NotEnoughMemory};
 pub use volume::{Volume, Voxels};

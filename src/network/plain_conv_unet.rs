@@ -88,7 +88,7 @@ impl PlainConvUNetConfig {
     /// The network as steps for one patch (z, y, x).
     ///
     /// # Errors
-    /// If the patch is not divisible by the network's strides.
+    /// If the patch is not divisible by the network's strides, or an activation would be larger than memory can be.
     pub fn plan(&self, patch: [usize; 3]) -> Result<Plan, PlanError> {
         let slope = Some(self.negative_slope as f32);
         let mut builder = PlanBuilder::new(ValueShape { dims: patch, channels: self.input_channels });
@@ -117,6 +117,6 @@ impl PlainConvUNetConfig {
             }
         }
         let parameters = format!("decoder.seg_layers.{}", deepest - 1);
-        Ok(builder.finish(Head { parameters, features: x, classes: self.classes }))
+        builder.finish(Head { parameters, features: x, classes: self.classes })
     }
 }

@@ -24,6 +24,24 @@ pub enum PlanError {
         /// Grid it should produce.
         skip: [usize; 3],
     },
+    /// An activation, or all of them together, would be larger than memory can be.
+    #[error("patch {patch:?}: {layer} needs more bytes than can be addressed")]
+    TooLarge {
+        /// Patch (z, y, x).
+        patch: [usize; 3],
+        /// Parameter prefix of the layer, or what else needs them.
+        layer: String,
+    },
+}
+
+/// Most floats that an activation, or all of them, can have.
+const MAX_FLOATS: usize = isize::MAX as usize / size_of::<f32>();
+
+/// Floats that a value occupies, if memory could hold them.
+fn storage_len(ValueShape { dims, channels }: ValueShape) -> Option<usize> {
+    let voxels = dims.into_iter().try_fold(1usize, usize::checked_mul)?;
+    let floats = voxels.checked_add(2)?.checked_mul(channels)?;
+    (floats <= MAX_FLOATS).then_some(floats)
 }
 
 /// What a step computes.
@@ -123,12 +141,13 @@ impl Plan {
             StepKind::Conv { shape, .. } => shape.kernel.iter().product(),
             StepKind::Upsample { .. } => 1,
         };
-        2 * (output.data_len() * input * taps) as u64
+        (output.data_len() as u64).saturating_mul(2 * (input * taps) as u64)
     }
 
     /// Floating-point operations of the head.
     fn head_flop(&self) -> u64 {
-        2 * (self.logits().data_len() * self.operand(self.head.features).shape.channels) as u64
+        let channels = self.operand(self.head.features).shape.channels;
+        (self.logits().data_len() as u64).saturating_mul(2 * channels as u64)
     }
 
     /// Bytes of activations that a step reads and writes.
@@ -189,13 +208,16 @@ pub(super) struct PlanBuilder {
     steps: Vec<Step>,
     operands: Vec<Operand>,
     input: ValueId,
+    /// The first layer whose output memory could not hold.
+    too_large: Option<String>,
 }
 
 impl PlanBuilder {
     /// Starts with the network's input.
     pub fn new(input: ValueShape) -> Self {
         let operand = Operand { shape: input, negative_slope: 1.0 };
-        Self { steps: Vec::new(), operands: vec![operand], input: ValueId(0) }
+        let too_large = storage_len(input).is_none().then(|| "the input".to_owned());
+        Self { steps: Vec::new(), operands: vec![operand], input: ValueId(0), too_large }
     }
 
     /// The network's input.
@@ -210,6 +232,9 @@ impl PlanBuilder {
 
     fn push(&mut self, parameters: String, kind: StepKind, sources: &[ValueId], operand: Operand) -> ValueId {
         let output = ValueId(self.operands.len());
+        if self.too_large.is_none() && storage_len(operand.shape).is_none() {
+            self.too_large = Some(parameters.clone());
+        }
         self.operands.push(operand);
         self.steps.push(Step { parameters, kind, sources: sources.to_vec(), output });
         output
@@ -236,13 +261,25 @@ impl PlanBuilder {
         channels: usize,
         stride: [usize; 3],
     ) -> ValueId {
-        let dims = std::array::from_fn(|a| self.dims(source)[a] * stride[a]);
+        let dims = std::array::from_fn(|a| self.dims(source)[a].saturating_mul(stride[a]));
         let operand = Operand { shape: ValueShape { dims, channels }, negative_slope: 1.0 };
         self.push(parameters, StepKind::Upsample { stride }, &[source], operand)
     }
 
     /// Assigns buffers: a value takes the smallest free buffer that fits, else the largest free one, grown.
-    pub fn finish(self, head: Head) -> Plan {
+    ///
+    /// # Errors
+    /// If memory could not hold a value, the logits, or all buffers together.
+    pub fn finish(mut self, head: Head) -> Result<Plan, PlanError> {
+        let features = self.operands[head.features.0].shape;
+        let logits = storage_len(ValueShape { channels: head.classes, ..features });
+        if self.too_large.is_none() && logits.is_none() {
+            self.too_large = Some(head.parameters.clone());
+        }
+        let patch = self.operands[self.input.0].shape.dims;
+        if let Some(layer) = self.too_large.take() {
+            return Err(PlanError::TooLarge { patch, layer });
+        }
         let mut last_use = vec![0; self.operands.len()];
         for (i, step) in self.steps.iter().enumerate() {
             for s in &step.sources {
@@ -278,6 +315,11 @@ impl PlanBuilder {
                 }
             }
         }
-        Plan { steps: self.steps, operands: self.operands, buffer_of, buffer_lens, input: self.input, head }
+        let together = buffer_lens.iter().try_fold(0usize, |sum, &len| sum.checked_add(len));
+        if together.is_none_or(|floats| floats > MAX_FLOATS) {
+            return Err(PlanError::TooLarge { patch, layer: "the network".to_owned() });
+        }
+        let Self { steps, operands, input, .. } = self;
+        Ok(Plan { steps, operands, buffer_of, buffer_lens, input, head })
     }
 }

@@ -15,6 +15,7 @@ use super::preprocessing::{
 };
 use super::resampling::{new_shape, resample_image};
 use super::sliding_window::{Accumulate, Tiling, importance_map, mirrorings};
+use crate::imaging::memory::{MemoryGauge, NotEnoughMemory, bytes};
 use crate::imaging::resampling::{GridTooLarge, check_size};
 use crate::network::{Plan, PlanError, Runner};
 use crate::ops::{AccumulateTile, AddLogits, Arithmetic, DivideByWeights, Mirroring, ValueShape};
@@ -22,6 +23,7 @@ use candle_core::{DType, Device, Storage, Tensor};
 use fold_mean::HalfMean;
 pub use folds::FirstFold;
 use folds::{FoldQueue, read_fold};
+use half::f16;
 use ndarray::{Array3, ArrayView4};
 use std::path::PathBuf;
 use std::thread;
@@ -73,6 +75,9 @@ pub enum PredictError {
     /// At the model's spacing the scan has more voxels than could be worked on.
     #[error(transparent)]
     TooLarge(#[from] GridTooLarge),
+    /// There is not the memory for the networks' images, activations or sums.
+    #[error(transparent)]
+    Memory(#[from] NotEnoughMemory),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(Box<candle_core::Error>),
@@ -124,6 +129,19 @@ impl Preprocessed {
         channels: Vec<Array3<f32>>,
         spacing: [f64; 3],
     ) -> Result<Self, PredictError> {
+        Self::within(model, channels, spacing, MemoryGauge::UNLIMITED)
+    }
+
+    /// As [`Preprocessed::new`], if there is the memory for the network's image.
+    ///
+    /// # Errors
+    /// As [`Preprocessed::new`], and if there is not.
+    pub fn within(
+        model: &ModelFolder,
+        channels: Vec<Array3<f32>>,
+        spacing: [f64; 3],
+        memory: MemoryGauge,
+    ) -> Result<Self, PredictError> {
         let configuration = &model.configuration;
         let expected = configuration.normalization.len();
         let shapes: Vec<_> = channels.iter().map(|c| c.shape().to_vec()).collect();
@@ -141,6 +159,10 @@ impl Preprocessed {
         let mask = masked.then(|| nonzero_mask(&cropped.iter().map(|c| c.view()).collect::<Vec<_>>()));
         let target = new_shape(crop.shape(), spacing, configuration.spacing).map(|n| n.max(1));
         check_size(target, spacing, configuration.spacing)?;
+        if target != crop.shape() {
+            let asked = bytes(&target, size_of::<f32>()) * cropped.len() as u128;
+            memory.check("the scan's voxels at the network's spacing", asked)?;
+        }
         let mut resampled = Vec::with_capacity(cropped.len());
         for (mut channel, normalization) in cropped.into_iter().zip(&configuration.normalization) {
             normalise(normalization, &mut channel, mask.as_ref())?;
@@ -215,8 +237,14 @@ pub struct Predictor<'m> {
     options: PredictOptions,
     runner: Runner,
     mirrorings: Vec<Mirroring>,
+    memory: MemoryGauge,
     first: Option<&'m FirstFold<'m>>,
     after: Option<&'m FirstFold<'m>>,
+}
+
+/// Bytes of a plan's buffers.
+fn activation_bytes(plan: &Plan) -> u128 {
+    plan.buffer_lens().iter().map(|&len| bytes(&[len], size_of::<f32>())).sum()
 }
 
 /// The model's network, planned for its patch.
@@ -232,9 +260,23 @@ impl<'m> Predictor<'m> {
     /// # Errors
     /// If the patch does not fit the network or memory is refused.
     pub fn new(model: &'m ModelFolder, options: PredictOptions) -> Result<Self, PredictError> {
-        let runner = Runner::new(plan_of(model)?)?;
+        Self::within(model, options, MemoryGauge::UNLIMITED)
+    }
+
+    /// As [`Predictor::new`], if there is the memory for the network's activations; the predictor asks before it takes more.
+    ///
+    /// # Errors
+    /// As [`Predictor::new`], and if there is not.
+    pub fn within(
+        model: &'m ModelFolder,
+        options: PredictOptions,
+        memory: MemoryGauge,
+    ) -> Result<Self, PredictError> {
+        let plan = plan_of(model)?;
+        memory.check("the network's activations", activation_bytes(&plan))?;
+        let runner = Runner::new(plan)?;
         let axes: &[usize] = if options.mirroring { &model.mirroring_axes } else { &[] };
-        Ok(Self { model, options, runner, mirrorings: mirrorings(axes), first: None, after: None })
+        Ok(Self { model, options, runner, mirrorings: mirrorings(axes), memory, first: None, after: None })
     }
 
     /// Takes the first fold's weights from `first`, which may have been loaded ahead, and loads `after`, the next model's,
@@ -258,7 +300,7 @@ impl<'m> Predictor<'m> {
         request: SegmentationRequest,
         observer: TileObserver<'_>,
     ) -> Result<Segmentation, PredictError> {
-        let mut scan = Preprocessed::new(self.model, channels, spacing)?;
+        let mut scan = Preprocessed::within(self.model, channels, spacing, self.memory)?;
         let logits = self.logits(&mut scan, observer)?;
         Ok(segment(self.model, &scan, &logits, request)?)
     }
@@ -276,6 +318,7 @@ impl<'m> Predictor<'m> {
         let image = scan.take_tensor()?;
         let configuration = &self.model.configuration;
         let tiling = Tiling::new(shape, configuration.patch_size, self.options.step);
+        self.check_memory(shape)?;
         let weights = importance_map(configuration.patch_size, self.options.accumulate);
         let sums = self.weight_sums(&tiling, &weights)?;
         let weights = Tensor::new(weights.as_slice(), &Device::Cpu)?;
@@ -334,6 +377,25 @@ impl<'m> Predictor<'m> {
         let add = AddLogits { head: fold.head(), mirroring, first: true };
         logits.inplace_op2(self.runner.features(), &add)?;
         Ok(logits.to_vec1()?)
+    }
+
+    /// Asks for the sums over tiles and folds, and again for the activations, which were not written to before the
+    /// first tile.
+    fn check_memory(&self, shape: [usize; 3]) -> Result<(), NotEnoughMemory> {
+        let plan = self.runner.plan();
+        let per_logit = match self.options.accumulate {
+            Accumulate::Float32 => size_of::<f32>(),
+            // The fold's sums and their copy, the mean over folds as float16 and as float32.
+            Accumulate::Float16 => 3 * size_of::<f16>() + size_of::<f32>(),
+        };
+        let logits = bytes(&shape, per_logit * self.heads());
+        let weights = bytes(&shape, 2 * size_of::<f32>());
+        let tile = plan.logits();
+        let tile_sums =
+            if self.mirrorings.len() > 1 { bytes(&tile.dims, size_of::<f32>() * tile.channels) } else { 0 };
+        let tile_weights = bytes(&tile.dims, 2 * size_of::<f32>());
+        let asked = activation_bytes(plan) + logits + weights + tile_sums + tile_weights;
+        self.memory.check("the network's activations and the sums over its tiles", asked)
     }
 
     fn fold_queue(&self) -> FoldQueue<'_, 'm> {

@@ -9,7 +9,7 @@ use super::{Observer, PipelineError, Recipe};
 use crate::detection::{LesionCandidates, extract_lesion_candidates};
 use crate::imaging::morphology::dilate_cube;
 use crate::imaging::resampling::itk_resample_to_spacing;
-use crate::imaging::{Geometry, Volume};
+use crate::imaging::{Geometry, MemoryGauge, Volume};
 use crate::nnunet::dataset::OutputKind;
 use crate::nnunet::export::{Decision, Segmentation, SegmentationRequest};
 use crate::nnunet::model_folder::ModelFolder;
@@ -21,17 +21,20 @@ use ndarray::{Array3, s};
 use std::path::{Path, PathBuf};
 
 /// What a user may change about the arithmetic without touching the recipe.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 pub struct ExecutionOptions {
     /// Arithmetic of the sums over tiles and folds.
     pub accumulate: Accumulate,
     /// Instruction set and precision of the CPU kernels.
     pub arithmetic: Arithmetic,
+    /// Tells how much memory there is.
+    pub memory: MemoryGauge,
 }
 
 impl Default for ExecutionOptions {
     fn default() -> Self {
-        Self { accumulate: Accumulate::default(), arithmetic: Arithmetic::detect() }
+        let (accumulate, memory) = (Accumulate::default(), MemoryGauge::UNLIMITED);
+        Self { accumulate, arithmetic: Arithmetic::detect(), memory }
     }
 }
 
@@ -271,9 +274,9 @@ impl PanoramaRun<'_> {
         run: &ModelRun,
         after: Option<&'a FirstFold<'a>>,
     ) -> Result<Predictor<'a>, PredictError> {
-        let ExecutionOptions { accumulate, arithmetic } = self.options;
+        let ExecutionOptions { accumulate, arithmetic, memory } = self.options;
         let options = PredictOptions { step: run.step, mirroring: run.mirroring, accumulate, arithmetic };
-        Ok(Predictor::new(first.model(), options)?.with_loaded_ahead(first, after))
+        Ok(Predictor::within(first.model(), options, memory)?.with_loaded_ahead(first, after))
     }
 }
 

@@ -11,7 +11,8 @@ mod whole;
 pub use whole::{folder_of, write_whole};
 
 use super::geometry::{Matrix3, invert};
-use super::{Geometry, ImageError, Volume, Voxels, metaimage, nifti};
+use super::memory;
+use super::{Geometry, ImageError, MemoryGauge, Volume, Voxels, metaimage, nifti};
 use element::Element;
 use std::path::Path;
 
@@ -84,9 +85,17 @@ impl Format {
 /// [`ImageError::Unsupported`] for another format, another number of dimensions, or voxels that are not one number,
 /// [`ImageError::Limits`] if the voxels would take more than [`MAX_BYTES`].
 pub fn read_image(path: &Path) -> Result<Image, ImageError> {
+    read_image_within(path, MemoryGauge::UNLIMITED)
+}
+
+/// As [`read_image`], if there is the memory for the voxels and for their becoming float32.
+///
+/// # Errors
+/// As [`read_image`], and [`ImageError::Memory`] if there is not.
+pub fn read_image_within(path: &Path, memory: MemoryGauge) -> Result<Image, ImageError> {
     match Format::of(path) {
-        Some(Format::MetaImage) => metaimage::read(path),
-        Some(Format::Nifti) => nifti::read(path),
+        Some(Format::MetaImage) => metaimage::read(path, memory),
+        Some(Format::Nifti) => nifti::read(path, memory),
         None => Err(ImageError::unsupported(
             path,
             "the name does not end in one of the accepted .mha, .mhd, .nii, .nii.gz, .hdr, .hdr.gz, .img, .img.gz",
@@ -155,6 +164,19 @@ impl DeclaredGrid {
         let shape = [size[2] as usize, size[1] as usize, size[0] as usize];
         Ok((Geometry { shape, spacing: [spacing[2], spacing[1], spacing[0]], origin, direction }, bytes))
     }
+}
+
+/// Refuses an image whose elements, and beside them its float32 voxels, need more memory than there is.
+pub(crate) fn check_memory(
+    path: &Path,
+    geometry: &Geometry,
+    element_bytes: usize,
+    gauge: MemoryGauge,
+) -> Result<(), ImageError> {
+    let asked = memory::bytes(&geometry.shape, element_bytes + size_of::<f32>());
+    gauge
+        .check("the image's voxels", asked)
+        .map_err(|source| ImageError::Memory { path: path.to_owned(), source })
 }
 
 fn voxel_bytes(path: &Path, size: [u64; 3], element_bytes: usize) -> Result<u64, ImageError> {

@@ -144,6 +144,7 @@ impl Block<'_> {
             ImageError::Malformed { .. } => ImageError::malformed(self.path, what),
             ImageError::Unsupported { .. } => ImageError::unsupported(self.path, what),
             ImageError::Limits { .. } => ImageError::limits(self.path, what),
+            ImageError::Memory { source, .. } => ImageError::Memory { path: self.path.to_owned(), source },
         }
     }
 }

@@ -9,8 +9,8 @@ mod header;
 mod series;
 mod write;
 
-use super::ImageError;
-use super::file::{Image, source};
+use super::file::{Image, check_memory, source};
+use super::{ImageError, MemoryGauge};
 use data::{Block, Encoding};
 use series::{DataFiles, Series};
 use std::io::{BufRead, Cursor, Seek};
@@ -22,10 +22,10 @@ pub(super) use write::write;
 ///
 /// # Errors
 /// As [`super::file::read_image`].
-pub fn read(path: &Path) -> Result<Image, ImageError> {
+pub fn read(path: &Path, memory: MemoryGauge) -> Result<Image, ImageError> {
     let (source, _) = source::open(path).map_err(|error| ImageError::io(path, error))?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    read_from(path, source, Some(folder))
+    read_from(path, source, Some(folder), memory)
 }
 
 /// The scalar 3-D image in the bytes of a `.mha` file; `path` is for messages, other files are not opened.
@@ -33,17 +33,19 @@ pub fn read(path: &Path) -> Result<Image, ImageError> {
 /// # Errors
 /// As [`super::file::read_image`].
 pub fn decode(path: &Path, bytes: &[u8]) -> Result<Image, ImageError> {
-    read_from(path, Cursor::new(bytes), None)
+    read_from(path, Cursor::new(bytes), None, MemoryGauge::UNLIMITED)
 }
 
 fn read_from(
     path: &Path,
     mut source: impl BufRead + Seek,
     folder: Option<&Path>,
+    memory: MemoryGauge,
 ) -> Result<Image, ImageError> {
     let header::Header { grid, element, order, ascii, compressed, compressed_size, start, data_file } =
         header::read(path, &mut source)?;
     let (geometry, bytes) = grid.check(path, element.bytes())?;
+    check_memory(path, &geometry, element.bytes(), memory)?;
     let encoding = match (ascii, compressed) {
         (true, _) => Encoding::Text,
         (false, true) => Encoding::Deflated { size: compressed_size },

@@ -11,8 +11,8 @@ mod orientation;
 
 use super::file::element::{ByteOrder, ElementType};
 use super::file::source::{self, check_ratio, check_sum, is_gzip, too_few};
-use super::file::{DeclaredGrid, Image};
-use super::{ImageError, Voxels};
+use super::file::{DeclaredGrid, Image, check_memory};
+use super::{ImageError, MemoryGauge, Voxels};
 use nifti::{Endianness, NiftiHeader, NiftiType};
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
@@ -27,11 +27,11 @@ const HEADER_BYTES: usize = 348;
 ///
 /// # Errors
 /// As [`super::file::read_image`].
-pub fn read(path: &Path) -> Result<Image, ImageError> {
+pub fn read(path: &Path, memory: MemoryGauge) -> Result<Image, ImageError> {
     let open = |path: &Path| source::open(path).map_err(|error| ImageError::io(path, error));
     let Some(pair) = Pair::of(path)? else {
         let (source, length) = open(path)?;
-        return read_single(path, source, length);
+        return read_single(path, source, length, memory);
     };
     let (mut source, _) = open(&pair.header)?;
     let mut stream = inflate_if_gzip(&pair.header, &mut source)?.0;
@@ -39,7 +39,7 @@ pub fn read(path: &Path) -> Result<Image, ImageError> {
     let (mut source, length) = open(&pair.voxels)?;
     let (mut stream, compressed) = inflate_if_gzip(&pair.voxels, &mut source)?;
     let skip = header.offset;
-    header.read_image(&pair.voxels, &mut *stream, &Data { length, compressed, skip, read: 0 })
+    header.read_image(&pair.voxels, &mut *stream, &Data { length, compressed, skip, read: 0, memory })
 }
 
 /// The scalar 3-D image in the bytes of a `.nii` or `.nii.gz` file; `path` is for messages only.
@@ -47,15 +47,20 @@ pub fn read(path: &Path) -> Result<Image, ImageError> {
 /// # Errors
 /// As [`super::file::read_image`].
 pub fn decode(path: &Path, bytes: &[u8]) -> Result<Image, ImageError> {
-    read_single(path, bytes, bytes.len() as u64)
+    read_single(path, bytes, bytes.len() as u64, MemoryGauge::UNLIMITED)
 }
 
-fn read_single(path: &Path, mut source: impl BufRead, length: u64) -> Result<Image, ImageError> {
+fn read_single(
+    path: &Path,
+    mut source: impl BufRead,
+    length: u64,
+    memory: MemoryGauge,
+) -> Result<Image, ImageError> {
     let (mut stream, compressed) = inflate_if_gzip(path, &mut source)?;
     let header = Header::read(path, &mut *stream)?;
     let read = HEADER_BYTES as u64;
     let skip = header.offset.saturating_sub(read);
-    header.read_image(path, &mut *stream, &Data { length, compressed, skip, read })
+    header.read_image(path, &mut *stream, &Data { length, compressed, skip, read, memory })
 }
 
 /// The bytes of a file, and whether it is gzipped; its first bytes tell, not its name.
@@ -116,6 +121,7 @@ struct Data {
     skip: u64,
     /// Bytes that have been read.
     read: u64,
+    memory: MemoryGauge,
 }
 
 /// A header that has been found to be of a scalar 3-D image.
@@ -178,6 +184,7 @@ impl Header {
     /// The image whose voxels are in `stream`; `path` is its file.
     fn read_image(&self, path: &Path, stream: &mut dyn Read, data: &Data) -> Result<Image, ImageError> {
         let (geometry, bytes) = self.grid(path)?.check(path, self.element.bytes())?;
+        check_memory(path, &geometry, self.element.bytes(), data.memory)?;
         let before = data.read.saturating_add(data.skip);
         if data.compressed {
             check_ratio(path, data.length, bytes)?;
