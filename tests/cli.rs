@@ -181,8 +181,8 @@ fn the_instruction_set_can_be_chosen_and_is_logged() {
         let done = desk.run(&["--cpu-isa", isa.name(), "--threads", "3", "--log", "json"]);
         assert!(done.status.success());
         let json = String::from_utf8(done.stderr).unwrap();
-        let lines = json.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
-        let done = lines.filter(|l| l["message"] == "done").next_back().unwrap();
+        let mut lines = json.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+        let done = lines.rfind(|l| l["message"] == "done").unwrap();
         assert_eq!((&done["arithmetic"], &done["threads"]), (&format!("{isa} f32").into(), &3.into()));
     }
     let text = String::from_utf8(desk.run(&["--cpu-isa", "portable"]).stderr).unwrap();

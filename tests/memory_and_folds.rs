@@ -62,7 +62,7 @@ fn activations_sums_and_resampled_scans_beyond_the_memory_are_refused() {
     assert!((1_000_000..20_000_000).contains(&activations), "{activations}");
     let error = Predictor::within(&model, options(), MemoryGauge::new(|| Some(1_000_000))).err().unwrap();
     let PredictError::Memory(refusal) = error else { panic!("{error}") };
-    assert_eq!((refusal.asked, refusal.what), (activations as u128, "the network's activations"));
+    assert_eq!((refusal.asked, refusal.what), (activations as u64, "the network's activations"));
     let enough = MemoryGauge::new(|| Some(20_000_000));
     let predictor = Predictor::within(&model, options(), enough).unwrap();
     assert!(predictor.logits(&mut scan(&model, [30, 40, 50]), &|_| true).is_ok());

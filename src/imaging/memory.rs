@@ -8,8 +8,8 @@
 pub struct NotEnoughMemory {
     /// What it is for.
     pub what: &'static str,
-    /// Bytes asked for.
-    pub asked: u128,
+    /// Bytes asked for; the largest number where they are more than it.
+    pub asked: u64,
     /// Bytes that may be taken.
     pub available: u64,
 }
@@ -38,6 +38,7 @@ impl MemoryGauge {
     pub fn check(self, what: &'static str, asked: u128) -> Result<(), NotEnoughMemory> {
         match (self.available)() {
             Some(available) if asked > u128::from(available) => {
+                let asked = u64::try_from(asked).unwrap_or(u64::MAX);
                 Err(NotEnoughMemory { what, asked, available })
             }
             _ => Ok(()),

@@ -53,8 +53,8 @@ struct Parameters(HashMap<String, Tensor>);
 
 impl Parameters {
     /// The tensor `name` of this shape, float32; `None` if there is none.
-    fn take_if_any(&mut self, name: String, shape: &[usize]) -> Result<Option<Tensor>> {
-        let Some(tensor) = self.0.remove(&name) else { return Ok(None) };
+    fn take_if_any(&mut self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
+        let Some(tensor) = self.0.remove(name) else { return Ok(None) };
         if tensor.dims() != shape {
             bail!("{name} has shape {:?}, expected {shape:?}", tensor.dims());
         }
@@ -62,8 +62,8 @@ impl Parameters {
     }
 
     /// The tensor `name` of this shape, float32.
-    fn take(&mut self, name: String, shape: &[usize]) -> Result<Tensor> {
-        match self.take_if_any(name.clone(), shape)? {
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        match self.take_if_any(name, shape)? {
             Some(tensor) => Ok(tensor),
             None => bail!("{name} is missing"),
         }
@@ -73,8 +73,8 @@ impl Parameters {
 fn pack_head(plan: &Plan, parameters: &mut Parameters, arithmetic: Arithmetic) -> Result<SegmentationHead> {
     let Head { parameters: here, features, classes } = plan.head();
     let features = plan.operand(*features);
-    let weight = parameters.take(format!("{here}.weight"), &[*classes, features.shape.channels, 1, 1, 1])?;
-    let bias = parameters.take_if_any(format!("{here}.bias"), &[*classes])?;
+    let weight = parameters.take(&format!("{here}.weight"), &[*classes, features.shape.channels, 1, 1, 1])?;
+    let bias = parameters.take_if_any(&format!("{here}.bias"), &[*classes])?;
     SegmentationHead::new(features, &weight, bias.as_ref(), arithmetic)
 }
 
@@ -92,15 +92,15 @@ fn pack_layer(
         StepKind::Conv { shape, norm } => {
             let conv = if *norm { format!("{here}.conv") } else { here.clone() };
             let [z, y, x] = shape.kernel;
-            let weight = parameters.take(format!("{conv}.weight"), &[out_channels, in_channels, z, y, x])?;
-            let bias = parameters.take_if_any(format!("{conv}.bias"), &[out_channels])?;
+            let weight = parameters.take(&format!("{conv}.weight"), &[out_channels, in_channels, z, y, x])?;
+            let bias = parameters.take_if_any(&format!("{conv}.bias"), &[out_channels])?;
             let norm = norm.then(|| instance_norm(parameters, here, out_channels, eps)).transpose()?;
             Ok(Layer::Conv(Conv3d::new(*shape, operands, &weight, bias.as_ref(), norm, arithmetic)?))
         }
         StepKind::Upsample { stride } => {
             let [z, y, x] = *stride;
-            let weight = parameters.take(format!("{here}.weight"), &[in_channels, out_channels, z, y, x])?;
-            let bias = parameters.take_if_any(format!("{here}.bias"), &[out_channels])?;
+            let weight = parameters.take(&format!("{here}.weight"), &[in_channels, out_channels, z, y, x])?;
+            let bias = parameters.take_if_any(&format!("{here}.bias"), &[out_channels])?;
             let up = TransposedConv3d::new(*stride, operands[0], &weight, bias.as_ref(), arithmetic)?;
             Ok(Layer::Upsample(up))
         }
@@ -110,7 +110,7 @@ fn pack_layer(
 /// The norm's parameters; without affine parameters, weight 1 and bias 0.
 fn instance_norm(parameters: &mut Parameters, here: &str, channels: usize, eps: f64) -> Result<InstanceNorm> {
     let mut or = |name: &str, default: f32| {
-        let found = parameters.take_if_any(format!("{here}.norm.{name}"), &[channels])?;
+        let found = parameters.take_if_any(&format!("{here}.norm.{name}"), &[channels])?;
         found.map_or_else(|| Ok(vec![default; channels]), |tensor| tensor.to_vec1::<f32>())
     };
     Ok(InstanceNorm { weight: or("weight", 1.0)?, bias: or("bias", 0.0)?, eps })

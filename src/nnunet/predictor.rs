@@ -54,7 +54,7 @@ pub enum PredictError {
         /// The model folder.
         path: PathBuf,
         /// What does not fit.
-        source: PlanError,
+        source: Box<PlanError>,
     },
     /// Intensities that the model's normalisation cannot take.
     #[error(transparent)]
@@ -251,7 +251,7 @@ fn activation_bytes(plan: &Plan) -> u128 {
 fn plan_of(model: &ModelFolder) -> Result<Plan, PredictError> {
     let configuration = &model.configuration;
     let plan = configuration.network.plan(configuration.patch_size);
-    plan.map_err(|source| PredictError::Plan { path: model.path.clone(), source })
+    plan.map_err(|error| PredictError::Plan { path: model.path.clone(), source: Box::new(error) })
 }
 
 impl<'m> Predictor<'m> {
