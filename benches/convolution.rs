@@ -83,7 +83,7 @@ struct Ready {
 }
 
 enum Operator {
-    Conv(Conv3d),
+    Conv(Box<Conv3d>),
     Upsample(TransposedConv3d),
 }
 
@@ -127,7 +127,8 @@ impl Layer {
                 let weight = noise(&[self.out_channels, total, kernel[0], kernel[1], kernel[2]], 0.05)?;
                 let ones = vec![1.0; self.out_channels];
                 let norm = InstanceNorm { bias: ones.clone(), weight: ones, eps: 1e-5 };
-                Operator::Conv(Conv3d::new(shape, &operands, &weight, None, Some(norm), arithmetic)?)
+                let conv = Conv3d::new(shape, &operands, &weight, None, Some(norm), arithmetic)?;
+                Operator::Conv(Box::new(conv))
             }
             Kind::Upsample(stride) => {
                 let weight = noise(&[total, self.out_channels, stride[0], stride[1], stride[2]], 0.05)?;
@@ -142,8 +143,8 @@ impl Layer {
 impl Ready {
     fn run(&self) -> candle_core::Result<()> {
         match (&self.operator, self.inputs.as_slice()) {
-            (Operator::Conv(conv), [first, second]) => self.output.inplace_op3(first, second, conv),
-            (Operator::Conv(conv), inputs) => self.output.inplace_op2(&inputs[0], conv),
+            (Operator::Conv(conv), [first, second]) => self.output.inplace_op3(first, second, conv.as_ref()),
+            (Operator::Conv(conv), inputs) => self.output.inplace_op2(&inputs[0], conv.as_ref()),
             (Operator::Upsample(up), inputs) => self.output.inplace_op2(&inputs[0], up),
         }
     }

@@ -4,13 +4,13 @@
 //! of mean 0 and deviation 1 as nnU-Net's normalisation leaves scans.
 
 use anyhow::{Context, anyhow, bail};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use clap::Parser;
 use pdac_cascade::network::{Plan, Runner, StepKind, Weights};
 use pdac_cascade::nnunet::dataset::Dataset;
 use pdac_cascade::nnunet::model_folder::{Fold, ModelFolder};
 use pdac_cascade::nnunet::plans::{Configuration, Plans};
-use pdac_cascade::ops::{Arithmetic, GatherTile, Isa, Precision};
+use pdac_cascade::ops::{AddLogits, Arithmetic, GatherTile, Isa, Precision};
 use serde_json::json;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -86,9 +86,10 @@ fn main() -> anyhow::Result<()> {
     let weights = Weights::pack(&plan, tensors, configuration.network.norm_eps, arithmetic)?;
     let runner = Runner::new(plan)?;
     let patch = patch(runner.plan(), arguments.seed)?;
-    let times = time(&runner, &weights, &patch, &arguments)?;
+    let logits = Tensor::zeros(runner.plan().logits().data_len(), DType::F32, &Device::Cpu)?;
+    let times = time(&runner, &weights, &patch, &logits, &arguments)?;
     if let Some(file) = &arguments.dump {
-        dump(&runner, &patch, file)?;
+        dump(runner.plan(), &patch, &logits, file)?;
     }
     println!("{}", summary(runner.plan(), &times, arithmetic, arguments.layers)?);
     Ok(())
@@ -158,10 +159,23 @@ struct Times {
     steps: Vec<Vec<f64>>,
 }
 
-fn time(runner: &Runner, weights: &Weights, patch: &Tensor, arguments: &Arguments) -> anyhow::Result<Times> {
+/// Fills `logits`, (z, y, x, heads) flattened.
+fn fill_logits(runner: &Runner, weights: &Weights, logits: &Tensor) -> candle_core::Result<()> {
+    let head = AddLogits { head: weights.head(), mirroring: [false; 3], first: true };
+    logits.inplace_op2(runner.features(), &head)
+}
+
+fn time(
+    runner: &Runner,
+    weights: &Weights,
+    patch: &Tensor,
+    logits: &Tensor,
+    arguments: &Arguments,
+) -> anyhow::Result<Times> {
     for _ in 0..arguments.warm_up {
         fill_input(runner, patch)?;
         runner.run(weights)?;
+        fill_logits(runner, weights, logits)?;
     }
     let mut times = Times { runs: Vec::new(), steps: vec![Vec::new(); runner.plan().steps().len()] };
     let mut run = || -> candle_core::Result<f64> {
@@ -173,6 +187,7 @@ fn time(runner: &Runner, weights: &Weights, patch: &Tensor, arguments: &Argument
             times.steps[step].push((now - before).as_secs_f64());
             before = now;
         })?;
+        fill_logits(runner, weights, logits)?;
         let seconds = started.elapsed().as_secs_f64();
         times.runs.push(seconds);
         Ok(seconds)
@@ -207,7 +222,8 @@ fn summary(
     if times.runs.is_empty() {
         bail!("nothing was run: standard input had no line");
     }
-    let gflop = plan.steps().iter().map(|step| plan.flop(step) as f64).sum::<f64>() / 1e9;
+    let gflop = plan.steps().iter().map(|step| plan.flop(step)).sum::<u64>();
+    let gflop = (gflop + plan.head_flop()) as f64 / 1e9;
     let seconds = median(&times.runs);
     let mut summary = json!({
         "seconds": seconds,
@@ -247,11 +263,10 @@ fn peak_resident() -> anyhow::Result<u64> {
     Ok(1024 * kibibytes.ok_or_else(|| anyhow!("/proc/self/status: no VmHWM in kB"))??)
 }
 
-fn dump(runner: &Runner, patch: &Tensor, file: &Path) -> anyhow::Result<()> {
-    let logits = runner.plan().operand(runner.plan().output()).shape;
-    let [z, y, x] = logits.dims;
-    let values = runner.output().narrow(0, 2 * logits.channels, logits.data_len())?;
-    let values = values.reshape((z, y, x, logits.channels))?;
+fn dump(plan: &Plan, patch: &Tensor, logits: &Tensor, file: &Path) -> anyhow::Result<()> {
+    let shape = plan.logits();
+    let [z, y, x] = shape.dims;
+    let values = logits.reshape((z, y, x, shape.channels))?;
     let tensors = HashMap::from([("input", patch.clone()), ("logits", values)]);
     candle_core::safetensors::save(&tensors, file).with_context(|| format!("{}", file.display()))
 }

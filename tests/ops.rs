@@ -2,10 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "amx_emulation/emulator/mod.rs"]
+mod amx_emulator;
+
 use candle_core::{Device, Tensor};
 use pdac_cascade::ops::{
-    AccumulateTile, AddLogits, Arithmetic, Conv3d, ConvShape, GatherTile, InstanceNorm, Operand,
-    SegmentationHead, TransposedConv3d, ValueShape,
+    AccumulateTile, AddLogits, Arithmetic, Conv3d, ConvShape, GatherTile, InstanceNorm, Isa, Operand,
+    Precision, SegmentationHead, TransposedConv3d, ValueShape,
 };
 use proptest::prelude::*;
 
@@ -30,6 +33,23 @@ fn value(operand: Operand, seed: u64) -> (Tensor, Vec<f32>) {
         if y >= 0.0 { y } else { y * operand.negative_slope }
     });
     (Tensor::new(stored.as_slice(), &Device::Cpu).unwrap(), seen.collect())
+}
+
+/// Everything that can be run here, AMX emulated if need be.
+fn arithmetics() -> Vec<Arithmetic> {
+    amx_emulator::provide();
+    let bf16 = Arithmetic::new(Some(Isa::Amx), Precision::Bf16).ok();
+    bf16.into_iter().chain(Arithmetic::available()).collect()
+}
+
+/// How far a sum of `terms` products of numbers of order 1 may be off, and a norm's scale or shift relative to it.
+fn tolerances(arithmetic: Arithmetic, terms: usize) -> (f64, f64) {
+    let terms = terms as f64;
+    match (arithmetic.isa(), arithmetic.precision()) {
+        (Isa::Amx, Precision::Bf16) => (0.02 * terms.sqrt(), 0.3),
+        (Isa::Amx, Precision::F32) => (1e-4 * terms.sqrt(), 2e-3),
+        _ => (1e-6 * terms + 1e-5, 2e-3),
+    }
 }
 
 struct Case {
@@ -87,7 +107,7 @@ fn check_conv(case: &Case) {
     let bias = Tensor::new(bias.as_slice(), &Device::Cpu).unwrap();
     let norm = InstanceNorm { weight: noise(3, out), bias: noise(4, out), eps: 1e-5 };
     let shape = ValueShape { dims: case.shape.out_dims(case.dims), channels: out };
-    for arithmetic in Arithmetic::available() {
+    for arithmetic in arithmetics() {
         let conv =
             Conv3d::new(case.shape, &operands, &weight, Some(&bias), Some(norm.clone()), arithmetic).unwrap();
         let output = Tensor::new(noise(9, shape.storage_len()).as_slice(), &Device::Cpu).unwrap();
@@ -97,7 +117,7 @@ fn check_conv(case: &Case) {
             _ => unreachable!(),
         }
         let got = output.to_vec1::<f32>().unwrap();
-        let tolerance = 1e-6 * (total * kz * ky * kx) as f64 + 1e-5;
+        let (tolerance, norm_tolerance) = tolerances(arithmetic, total * kz * ky * kx);
         for (i, (g, e)) in got[2 * out..].iter().zip(&expected).enumerate() {
             assert!((f64::from(*g) - e).abs() < tolerance, "{arithmetic}: element {i} is {g}, expected {e}");
         }
@@ -107,7 +127,7 @@ fn check_conv(case: &Case) {
             let variance = channel.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / channel.len() as f64;
             let scale = f64::from(norm.weight[c]) / (variance + norm.eps).sqrt();
             let shift = f64::from(norm.bias[c]) - mean * scale;
-            let near = |a: f32, b: f64| (f64::from(a) - b).abs() < 2e-3 * (1.0 + b.abs());
+            let near = |a: f32, b: f64| (f64::from(a) - b).abs() < norm_tolerance * (1.0 + b.abs());
             assert!(near(got[c], scale) && near(got[out + c], shift), "{arithmetic}: norm of channel {c}");
         }
     }

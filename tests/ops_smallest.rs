@@ -61,7 +61,11 @@ fn check_conv(dims: [usize; 3], inputs: &[usize], shape: ConvShape) {
             let taps: usize =
                 (0..3).map(|a| taps_inside(position[a], shape.stride[a], shape.kernel[a], dims[a])).product();
             let expected = (taps * total) as f32;
-            assert_eq!(got, expected, "{arithmetic}, {dims:?}, {inputs:?}, {shape:?}: {position:?}");
+            // Winograd weighs by sixths, which are no binary fractions.
+            assert!(
+                (got - expected).abs() <= 1e-5 * expected,
+                "{arithmetic}, {dims:?}, {inputs:?}, {shape:?}: {position:?}"
+            );
         }
     }
 }

@@ -145,7 +145,7 @@ impl Plan {
     }
 
     /// Floating-point operations of the head.
-    fn head_flop(&self) -> u64 {
+    pub fn head_flop(&self) -> u64 {
         let channels = self.operand(self.head.features).shape.channels;
         (self.logits().data_len() as u64).saturating_mul(2 * channels as u64)
     }

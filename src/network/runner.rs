@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 /// A step with its parameters packed.
 enum Layer {
-    Conv(Conv3d),
+    Conv(Box<Conv3d>),
     Upsample(TransposedConv3d),
 }
 
@@ -95,7 +95,14 @@ fn pack_layer(
             let weight = parameters.take(&format!("{conv}.weight"), &[out_channels, in_channels, z, y, x])?;
             let bias = parameters.take_if_any(&format!("{conv}.bias"), &[out_channels])?;
             let norm = norm.then(|| instance_norm(parameters, here, out_channels, eps)).transpose()?;
-            Ok(Layer::Conv(Conv3d::new(*shape, operands, &weight, bias.as_ref(), norm, arithmetic)?))
+            Ok(Layer::Conv(Box::new(Conv3d::new(
+                *shape,
+                operands,
+                &weight,
+                bias.as_ref(),
+                norm,
+                arithmetic,
+            )?)))
         }
         StepKind::Upsample { stride } => {
             let [z, y, x] = *stride;
@@ -169,9 +176,9 @@ impl Runner {
             let source = |i: usize| &self.buffers[self.plan.buffer_of(step.sources[i])];
             match layer {
                 Layer::Conv(conv) if step.sources.len() == 2 => {
-                    output.inplace_op3(source(0), source(1), conv)?;
+                    output.inplace_op3(source(0), source(1), conv.as_ref())?;
                 }
-                Layer::Conv(conv) => output.inplace_op2(source(0), conv)?,
+                Layer::Conv(conv) => output.inplace_op2(source(0), conv.as_ref())?,
                 Layer::Upsample(up) => output.inplace_op2(source(0), up)?,
             }
             observer(index);

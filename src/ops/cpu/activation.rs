@@ -102,7 +102,7 @@ impl Moments {
     /// Every row must be readable at the channels of each of its voxels.
     #[inline(always)]
     pub unsafe fn of_rows(
-        rows: impl Iterator<Item = *const f32> + Clone,
+        rows: &(impl Iterator<Item = *const f32> + Clone),
         Rows { voxels, stride }: Rows,
         parts: &mut [[f64; 2]],
     ) {

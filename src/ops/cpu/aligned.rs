@@ -46,6 +46,20 @@ impl AlignedFloats {
             std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * Line::LEN)
         }
     }
+
+    /// All of the buffer as 16-bit numbers.
+    pub fn as_halves(&self) -> &[u16] {
+        // SAFETY: a line is thirty-two 16-bit numbers without padding; any bits are one.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), 2 * self.lines.len() * Line::LEN) }
+    }
+
+    /// All of the buffer as 16-bit numbers.
+    pub fn as_mut_halves(&mut self) -> &mut [u16] {
+        // SAFETY: as in `as_halves`, and any 16-bit numbers are floats; the borrow is unique.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), 2 * self.lines.len() * Line::LEN)
+        }
+    }
 }
 
 #[cfg(test)]

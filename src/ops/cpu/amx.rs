@@ -1,6 +1,345 @@
-//! Advanced Matrix Extensions: whether they may be used.
+//! Convolution kernels for Advanced Matrix Extensions (AMX-BF16).
+//!
+//! A tile instruction multiplies up to sixteen positions × 32 inputs with 32 inputs × sixteen output channels, in
+//! bfloat16, and adds to float32 sums. Two tiles of positions share two tiles of channels, four tiles of sums stay in
+//! registers while the taps stream by. In float32 precision every operand is the sum of two bfloat16 numbers, the
+//! first its upper half, and three of the four products are added (the fourth is below the others' rounding).
+//!
+//! Source: Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision
+//! Computations", ARITH 2019.
 
+use super::aligned::AlignedFloats;
+use super::{Precision, kernel::PackedWeights};
+use std::arch::asm;
 use std::sync::OnceLock;
+
+/// Inputs that one instruction sums over.
+pub(super) const DEPTH: usize = 32;
+/// Positions, and output channels, of a tile.
+pub(super) const SIDE: usize = 16;
+/// bfloat16 numbers of one tile of weights.
+const TILE: usize = DEPTH * SIDE;
+
+/// bfloat16 numbers that make up one operand.
+pub(super) fn parts(precision: Precision) -> usize {
+    match precision {
+        Precision::F32 => 2,
+        Precision::Bf16 => 1,
+    }
+}
+
+/// The nearest bfloat16, ties to even.
+#[inline(always)]
+fn round(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
+    if value.is_nan() { 0x7fc0 } else { rounded }
+}
+
+/// The upper half of a number and the nearest bfloat16 to the rest.
+#[inline(always)]
+fn split(value: f32) -> [u16; 2] {
+    let upper = value.to_bits() & 0xffff_0000;
+    [(upper >> 16) as u16, round(value - f32::from_bits(upper))]
+}
+
+/// Rounds a line to bfloat16.
+#[inline(always)]
+pub(super) fn round_line(line: &[f32], out: &mut [u16]) {
+    for (out, &v) in out.iter_mut().zip(line) {
+        *out = round(v);
+    }
+}
+
+/// Splits a line in upper and lower bfloat16 numbers.
+#[inline(always)]
+pub(super) fn split_line(line: &[f32], upper: &mut [u16], lower: &mut [u16]) {
+    for ((upper, lower), &v) in upper.iter_mut().zip(lower).zip(line) {
+        [*upper, *lower] = split(v);
+    }
+}
+
+/// Weights as tiles: block of 32 output channels, segment, 32 inputs of it, part, half of the block, pair of inputs,
+/// output channel, input of the pair.
+pub(super) struct TileWeights {
+    data: AlignedFloats,
+    parts: usize,
+    /// Where each segment begins, in runs of 32 inputs, and after the last one their number.
+    starts: Vec<usize>,
+}
+
+impl TileWeights {
+    /// Packs a weight function of (segment, input of the segment, output channel) for the blocks of `blocks`.
+    pub fn pack(
+        precision: Precision,
+        blocks: &PackedWeights,
+        segment_lens: &[usize],
+        weight: impl Fn(usize, usize, usize) -> f32 + Sync,
+    ) -> Self {
+        use rayon::prelude::*;
+        let parts = parts(precision);
+        let mut starts = vec![0];
+        for len in segment_lens {
+            starts.push(starts[starts.len() - 1] + len.div_ceil(DEPTH));
+        }
+        let run = parts * 2 * TILE;
+        let block_len = starts[segment_lens.len()] * run;
+        let mut data = AlignedFloats::zeros(blocks.block_count() * block_len / 2);
+        data.as_mut_halves().par_chunks_mut(block_len).enumerate().for_each(|(block, data)| {
+            let (channels, _) = blocks.block(block);
+            for (segment, &len) in segment_lens.iter().enumerate() {
+                for k in 0..len {
+                    let from = (starts[segment] + k / DEPTH) * run;
+                    let k_in_run = k % DEPTH;
+                    for o in channels.clone() {
+                        let column = o - channels.start;
+                        let at = from
+                            + column / SIDE * TILE
+                            + k_in_run / 2 * 2 * SIDE
+                            + column % SIDE * 2
+                            + k_in_run % 2;
+                        let value = weight(segment, k, o);
+                        if parts == 2 {
+                            [data[at], data[at + 2 * TILE]] = split(value);
+                        } else {
+                            data[at] = round(value);
+                        }
+                    }
+                }
+            }
+        });
+        Self { data, parts, starts }
+    }
+
+    /// Bytes of a block's weights.
+    pub fn block_bytes(&self) -> usize {
+        self.starts[self.starts.len() - 1] * self.parts * 2 * TILE * 2
+    }
+
+    /// A segment's weights, and how many runs of 32 inputs they are.
+    fn segment(&self, block: usize, segment: usize) -> (&[u16], usize) {
+        let run = self.parts * 2 * TILE;
+        let runs = self.starts[self.starts.len() - 1];
+        let (from, to) = (self.starts[segment], self.starts[segment + 1]);
+        (&self.data.as_halves()[(block * runs + from) * run..(block * runs + to) * run], to - from)
+    }
+}
+
+/// Inputs of one segment: upper (or only) bfloat16 numbers.
+#[derive(Clone, Copy, Default)]
+pub(super) struct TileSegment {
+    /// Index of the first one, for the box's first position.
+    pub input: usize,
+    /// From row to row of positions.
+    pub row: usize,
+    /// From position to position.
+    pub step: usize,
+    /// From a number to its lower part.
+    pub part: usize,
+    /// Segment number in the packed weights.
+    pub weights: usize,
+}
+
+/// One block of up to 32 output channels.
+#[derive(Clone, Copy)]
+pub(super) struct TileColumns<'a> {
+    pub weights: &'a TileWeights,
+    pub block: usize,
+    /// Of the block's channels.
+    pub bias: &'a [f32],
+}
+
+/// A tile of positions: row and first position, both counted within the box.
+pub(super) type TilePosition = [usize; 2];
+
+/// The tile registers, configured for tiles of some number of positions; released when dropped.
+pub(super) struct Tiles {
+    positions: usize,
+}
+
+impl Tiles {
+    /// Configures this thread's tile registers: 0 to 3 sums, 4 and 5 positions, 6 and 7 weights.
+    ///
+    /// # Safety
+    /// AMX must be available, and its registers in nobody's use on this thread.
+    pub unsafe fn configure(positions: usize) -> Self {
+        #[repr(C, align(64))]
+        struct Configuration {
+            palette: u8,
+            start_row: u8,
+            reserved: [u8; 14],
+            bytes: [u16; 16],
+            rows: [u8; 16],
+        }
+        assert!((1..=SIDE).contains(&positions), "a tile holds 1 to {SIDE} positions, not {positions}");
+        let mut configuration =
+            Configuration { palette: 1, start_row: 0, reserved: [0; 14], bytes: [0; 16], rows: [0; 16] };
+        for tile in 0..8 {
+            configuration.bytes[tile] = 64;
+            configuration.rows[tile] = if tile < 6 { positions as u8 } else { SIDE as u8 };
+        }
+        // SAFETY: the operand is 64 bytes in the documented form.
+        unsafe { asm!("ldtilecfg [{0}]", in(reg) &raw const configuration, options(nostack, readonly)) };
+        Self { positions }
+    }
+
+    /// Sums all segments at two tiles of positions for one block of 32 output channels: `sums` becomes
+    /// (tile of positions, half of the block, position, channel).
+    ///
+    /// # Panics
+    /// If a segment reaches beyond `inputs`; there must be 32 numbers behind its last one.
+    pub fn multiply(
+        &self,
+        TileColumns { weights, block, bias }: TileColumns<'_>,
+        segments: &[TileSegment],
+        inputs: &[u16],
+        at: [TilePosition; 2],
+        sums: &mut [f32; 4 * SIDE * SIDE],
+    ) {
+        let mut padded = [0f32; 2 * SIDE];
+        padded[..bias.len()].copy_from_slice(bias);
+        // The compiler does not use tile registers by itself, so they keep their values from one block of assembler
+        // to the next.
+        // SAFETY: AMX is available and configured, as `configure` was promised; reads sixteen floats from two places,
+        // with a distance of 0 between rows.
+        unsafe {
+            asm!(
+                "tileloadd tmm0, [{bias} + {zero}*1]",
+                "tileloadd tmm1, [{bias} + {zero}*1 + 64]",
+                "tileloadd tmm2, [{bias} + {zero}*1]",
+                "tileloadd tmm3, [{bias} + {zero}*1 + 64]",
+                bias = in(reg) padded.as_ptr(), zero = in(reg) 0usize,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                options(nostack, readonly),
+            );
+        }
+        for s in segments {
+            let (packed, runs) = weights.segment(block, s.weights);
+            let first = at.map(|[row, position]| s.input + row * s.row + position * s.step);
+            for from in first {
+                let end = from + (self.positions - 1) * s.step + runs * DEPTH + (weights.parts - 1) * s.part;
+                assert!(end <= inputs.len(), "segment reaches beyond the inputs");
+            }
+            let [a, b] = first.map(|from| inputs[from..].as_ptr());
+            // SAFETY: AMX is available and configured; every row of every tile was checked to lie within the inputs,
+            // the weights are `runs` whole runs.
+            unsafe {
+                if weights.parts == 2 {
+                    three_products([a, b], s.part, 2 * s.step, packed.as_ptr(), runs);
+                } else {
+                    one_product([a, b], 2 * s.step, packed.as_ptr(), runs);
+                }
+            }
+        }
+        // SAFETY: AMX is available and configured; four tiles of at most 16 × 16 floats are written.
+        unsafe {
+            asm!(
+                "tilestored [{sums} + {row}*1], tmm0",
+                "tilestored [{sums} + {row}*1 + 1024], tmm1",
+                "tilestored [{sums} + {row}*1 + 2048], tmm2",
+                "tilestored [{sums} + {row}*1 + 3072], tmm3",
+                sums = in(reg) sums.as_mut_ptr(), row = in(reg) 4 * SIDE,
+                options(nostack),
+            );
+        }
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: AMX is available, as `configure` was promised.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+}
+
+/// Adds upper · lower, upper · upper and lower · upper of two tiles of positions to the sums.
+///
+/// # Safety
+/// As [`Tiles::multiply`] checks.
+#[inline(always)]
+unsafe fn three_products(
+    positions: [*const u16; 2],
+    part: usize,
+    step: usize,
+    weights: *const u16,
+    runs: usize,
+) {
+    let [a, b] = positions;
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "2:",
+            "tileloadd tmm6, [{w} + {row}*1 + 2048]",
+            "tileloadd tmm7, [{w} + {row}*1 + 3072]",
+            "tileloadd tmm4, [{a} + {step}*1]",
+            "tileloadd tmm5, [{b} + {step}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "tileloadd tmm6, [{w} + {row}*1]",
+            "tileloadd tmm7, [{w} + {row}*1 + 1024]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "tileloadd tmm4, [{a_lower} + {step}*1]",
+            "tileloadd tmm5, [{b_lower} + {step}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a}, 64",
+            "add {b}, 64",
+            "add {a_lower}, 64",
+            "add {b_lower}, 64",
+            "add {w}, 4096",
+            "dec {runs}",
+            "jnz 2b",
+            a = inout(reg) a => _, b = inout(reg) b => _,
+            a_lower = inout(reg) a.wrapping_add(part) => _, b_lower = inout(reg) b.wrapping_add(part) => _,
+            w = inout(reg) weights => _, runs = inout(reg) runs => _,
+            step = in(reg) step, row = in(reg) 64usize,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, readonly),
+        );
+    }
+}
+
+/// Adds the products of two tiles of positions to the sums.
+///
+/// # Safety
+/// As [`Tiles::multiply`] checks.
+#[inline(always)]
+unsafe fn one_product(positions: [*const u16; 2], step: usize, weights: *const u16, runs: usize) {
+    let [a, b] = positions;
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "2:",
+            "tileloadd tmm4, [{a} + {step}*1]",
+            "tileloadd tmm6, [{w} + {row}*1]",
+            "tileloadd tmm7, [{w} + {row}*1 + 1024]",
+            "tileloadd tmm5, [{b} + {step}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a}, 64",
+            "add {b}, 64",
+            "add {w}, 2048",
+            "dec {runs}",
+            "jnz 2b",
+            a = inout(reg) a => _, b = inout(reg) b => _,
+            w = inout(reg) weights => _, runs = inout(reg) runs => _,
+            step = in(reg) step, row = in(reg) 64usize,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, readonly),
+        );
+    }
+}
 
 /// Linux: ask for an extended processor state (`arch_prctl(2)`), of which the tile registers are number 18.
 const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
@@ -33,5 +372,29 @@ fn request_permission() -> bool {
     #[cfg(not(target_os = "linux"))]
     {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_the_sum_of_its_halves() {
+        for value in [1.0f32, -3.3, 1e-20, 12_345.678, f32::MIN_POSITIVE, 0.0] {
+            let [upper, lower] = split(value).map(|half| f32::from_bits(u32::from(half) << 16));
+            assert!((value - upper - lower).abs() <= value.abs() * f32::EPSILON * 128.0, "{value}");
+        }
+    }
+
+    #[test]
+    fn rounding_goes_to_the_nearest_and_ties_to_even() {
+        let bf16 = |v: f32| f32::from_bits(u32::from(round(v)) << 16);
+        assert_eq!(bf16(1.0), 1.0);
+        assert_eq!(bf16(1.0 + 1.0 / 256.0), 1.0);
+        assert_eq!(bf16(1.0 + 3.0 / 256.0), 1.0 + 4.0 / 256.0);
+        assert_eq!(bf16(f32::INFINITY), f32::INFINITY);
+        assert!(bf16(f32::NAN).is_nan());
+        assert_eq!(bf16(-2.003_906_3), -2.0);
     }
 }

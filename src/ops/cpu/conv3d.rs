@@ -8,8 +8,12 @@
 //! what was written are taken while it is still in the cache.
 
 use super::Arithmetic;
+#[cfg(target_arch = "x86_64")]
+use super::Isa;
 use super::activation::{Affine, Moments, Rows};
 use super::aligned::AlignedFloats;
+#[cfg(target_arch = "x86_64")]
+use super::amx::{self, SIDE, TileWeights};
 use super::blocking::{Blocking, Extent};
 use super::kernel::{self, Columns, Destination, MAX_SEGMENTS, PackedWeights, Segment, Vectorised, dispatch};
 use super::winograd::{self, OUTPUTS, POINTS};
@@ -48,6 +52,9 @@ enum Scheme {
     Direct,
     /// Four outputs at a time ([`winograd`]).
     Winograd,
+    /// Together with the channels, 32 at a time, as this many bfloat16 parts ([`super::amx`]).
+    #[cfg(target_arch = "x86_64")]
+    Tiles { parts: usize },
 }
 
 impl Scheme {
@@ -55,6 +62,8 @@ impl Scheme {
         match self {
             Self::Direct => 1,
             Self::Winograd => POINTS,
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles { parts } => parts,
         }
     }
 }
@@ -70,12 +79,14 @@ pub(in crate::ops) struct Geometry {
 
 /// A convolution as the CPU runs it.
 pub(in crate::ops) struct CpuConv {
-    geometry: Geometry,
+    pub(super) geometry: Geometry,
     /// Channels of each source.
     channels: Vec<usize>,
     scheme: Scheme,
-    /// Segments are numbered (source, kz, ky).
-    weights: PackedWeights,
+    /// Segments are numbered (source, kz, ky); there are none where the weights are tiles.
+    pub(super) weights: PackedWeights,
+    #[cfg(target_arch = "x86_64")]
+    tiles: Option<TileWeights>,
     blocking: Blocking,
     state: Mutex<State>,
 }
@@ -99,27 +110,43 @@ impl CpuConv {
         let [kernel_z, kernel_y, kernel_x] = geometry.kernel;
         let channels: Vec<usize> = operands.iter().map(|o| o.shape.channels).collect();
         let taps = kernel_z * kernel_y;
-        let scheme = Self::choose_scheme(&geometry, channels.iter().sum());
+        let scheme = Self::choose_scheme(&geometry, &channels, bias.len(), arithmetic);
         let per_position = if scheme == Scheme::Winograd { 1 } else { kernel_x };
         let segment_lens: Vec<usize> = channels.iter().flat_map(|&c| vec![per_position * c; taps]).collect();
-        let weights =
-            PackedWeights::pack(arithmetic, bias, scheme.points(), &segment_lens, |point, segment, k, o| {
-                let (source, tap) = (segment / taps, segment % taps);
-                let (x, c) = (k / channels[source], k % channels[source]);
-                let input = c + if source == 0 { 0 } else { channels[0] };
-                match scheme {
-                    Scheme::Direct => weight(o, input, tap, x),
-                    Scheme::Winograd => {
-                        winograd::kernel_at(point, std::array::from_fn(|x| weight(o, input, tap, x)))
-                    }
+        let weight_at = |point: usize, segment: usize, k: usize, o: usize| {
+            let (source, tap) = (segment / taps, segment % taps);
+            let (x, c) = (k / channels[source], k % channels[source]);
+            let input = c + if source == 0 { 0 } else { channels[0] };
+            match scheme {
+                Scheme::Winograd => {
+                    winograd::kernel_at(point, std::array::from_fn(|x| weight(o, input, tap, x)))
                 }
-            });
+                _ => weight(o, input, tap, x),
+            }
+        };
+        #[cfg(target_arch = "x86_64")]
+        let (weights, tiles) = if let Scheme::Tiles { .. } = scheme {
+            let weights = PackedWeights::pack(arithmetic, bias, 1, &[], weight_at);
+            let tiles =
+                TileWeights::pack(arithmetic.precision(), &weights, &segment_lens, |segment, k, o| {
+                    weight_at(0, segment, k, o)
+                });
+            (weights, Some(tiles))
+        } else {
+            (PackedWeights::pack(arithmetic, bias, scheme.points(), &segment_lens, weight_at), None)
+        };
+        #[cfg(target_arch = "x86_64")]
+        let block_bytes = tiles.as_ref().map_or(weights.block_bytes(), TileWeights::block_bytes);
+        #[cfg(not(target_arch = "x86_64"))]
+        let weights = PackedWeights::pack(arithmetic, bias, scheme.points(), &segment_lens, weight_at);
+        #[cfg(not(target_arch = "x86_64"))]
+        let block_bytes = weights.block_bytes();
         let extent = Extent {
             geometry,
             channels: channels.iter().sum(),
             winograd: scheme == Scheme::Winograd,
             blocks: weights.block_count(),
-            block_bytes: weights.block_bytes(),
+            block_bytes,
         };
         let blocking = Blocking::choose(&extent);
         let tasks = blocking.tasks(geometry.out_dims, weights.block_count());
@@ -127,11 +154,36 @@ impl CpuConv {
             affines: operands.iter().map(|_| Affine::default()).collect(),
             parts: vec![[0.0; 2]; tasks * Self::channels_per_task(&weights, &blocking)],
         };
-        Self { geometry, channels, scheme, weights, blocking, state: Mutex::new(state) }
+        Self {
+            geometry,
+            channels,
+            scheme,
+            weights,
+            #[cfg(target_arch = "x86_64")]
+            tiles,
+            blocking,
+            state: Mutex::new(state),
+        }
     }
 
     /// Winograd pays where there is enough to sum per transform, and tiles of four do not overhang rows by much.
-    fn choose_scheme(geometry: &Geometry, channels: usize) -> Scheme {
+    fn choose_scheme(
+        geometry: &Geometry,
+        channels: &[usize],
+        out_channels: usize,
+        arithmetic: Arithmetic,
+    ) -> Scheme {
+        // Tiles of 32 inputs × 32 outputs that are mostly padding are slower than vectors.
+        #[cfg(target_arch = "x86_64")]
+        if arithmetic.isa() == Isa::Amx
+            && out_channels > SIDE
+            && channels.iter().all(|c| c * geometry.kernel[2] >= SIDE)
+        {
+            return Scheme::Tiles { parts: amx::parts(arithmetic.precision()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _: (usize, Arithmetic) = (out_channels, arithmetic);
+        let channels: usize = channels.iter().sum();
         let [kernel_z, kernel_y, kernel_x] = geometry.kernel;
         let width = geometry.out_dims[2];
         let fits = 6 * width.next_multiple_of(OUTPUTS) <= 8 * width;
@@ -204,9 +256,9 @@ impl CpuConv {
 }
 
 /// The output, written by many tasks, each within its box.
-struct SharedOutput {
-    to: *mut f32,
-    len: usize,
+pub(super) struct SharedOutput {
+    pub to: *mut f32,
+    pub len: usize,
 }
 
 // SAFETY: tasks write disjoint boxes of voxels and blocks of channels, and nobody reads meanwhile but the task itself.
@@ -227,19 +279,19 @@ impl Place {
     }
 }
 
-struct ConvTask<'a> {
-    conv: &'a CpuConv,
+pub(super) struct ConvTask<'a> {
+    pub conv: &'a CpuConv,
     sources: &'a [Activation<'a>],
     affines: &'a [Affine],
-    place: Place,
-    out: &'a SharedOutput,
+    pub place: Place,
+    pub out: &'a SharedOutput,
     parts: Option<&'a mut [[f64; 2]]>,
     scratch: &'a mut Scratch,
 }
 
 /// Where the copied rows of one source lie in scratch: (point, plane, row, position or voxel, channel).
 #[derive(Clone, Copy, Default)]
-struct Copied {
+pub(super) struct Copied {
     at: usize,
     /// First input plane, which exists.
     first_plane: usize,
@@ -247,11 +299,11 @@ struct Copied {
     /// Input rows, counted from `first output row · stride - kernel / 2`, which may be outside.
     rows: usize,
     /// Floats of one row at one point.
-    row: usize,
+    pub row: usize,
 }
 
 impl Copied {
-    fn point(&self) -> usize {
+    pub fn point(&self) -> usize {
         self.planes * self.rows * self.row
     }
 }
@@ -276,7 +328,20 @@ impl Vectorised for ConvTask<'_> {
         for (s, copied) in copied.iter_mut().enumerate().take(self.sources.len()) {
             *copied = self.layout(s, end);
             end += self.conv.scheme.points() * copied.point();
-            self.copy_rows(s, copied, rows.first(end), &mut line);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Scheme::Tiles { .. } = self.conv.scheme {
+            // The last tile reads up to a whole run of inputs beyond the end, multiplied by zeros: any numbers but NaN.
+            rows.first((end + amx::DEPTH).div_ceil(2));
+            rows.as_mut_halves()[end..end + amx::DEPTH].fill(0);
+        }
+        rows.first(end);
+        for (s, copied) in copied.iter().enumerate().take(self.sources.len()) {
+            self.copy_rows(s, copied, &mut rows, &mut line);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Some(tiles) = &self.conv.tiles {
+            self.tiles(tiles, &copied, rows.as_halves());
         }
         for block in self.place.blocks.clone() {
             // SAFETY: the task's box is its own.
@@ -284,6 +349,8 @@ impl Vectorised for ConvTask<'_> {
                 match self.conv.scheme {
                     Scheme::Direct => self.direct(block, &copied, rows.as_slice()),
                     Scheme::Winograd => self.winograd(block, &copied, rows.as_slice(), &mut sums),
+                    #[cfg(target_arch = "x86_64")]
+                    Scheme::Tiles { .. } => {}
                 }
             }
         }
@@ -304,8 +371,8 @@ impl ConvTask<'_> {
         let rows = (self.place.y.len() - 1) * stride[1] + kernel[1];
         let columns = self.place.x.len();
         let positions = match self.conv.scheme {
-            Scheme::Direct => (columns - 1) * stride[2] + kernel[2],
             Scheme::Winograd => columns.div_ceil(OUTPUTS),
+            _ => (columns - 1) * stride[2] + kernel[2],
         };
         let row = positions * self.conv.channels[s];
         Copied { at, first_plane: first.start, planes: last.end - first.start, rows, row }
@@ -313,14 +380,14 @@ impl ConvTask<'_> {
 
     /// Copies what this task reads of source `s`.
     #[inline(always)]
-    fn copy_rows(&self, s: usize, copied: &Copied, scratch: &mut [f32], line: &mut AlignedFloats) {
+    fn copy_rows(&self, s: usize, copied: &Copied, scratch: &mut AlignedFloats, line: &mut AlignedFloats) {
         let Geometry { kernel, stride, in_dims: [_, height, width], .. } = self.conv.geometry;
         let channels = self.conv.channels[s];
         let first_row = (self.place.y.start * stride[1]) as isize - (kernel[1] / 2) as isize;
         let first_column = (self.place.x.start * stride[2]) as isize - (kernel[2] / 2) as isize;
         let columns = match self.conv.scheme {
-            Scheme::Direct => copied.row / channels,
             Scheme::Winograd => copied.row / channels * OUTPUTS + kernel[2] - 1,
+            _ => copied.row / channels,
         };
         // The part of a row that exists, counted from the row's own beginning.
         let from = (-first_column).clamp(0, columns as isize) as usize;
@@ -341,14 +408,22 @@ impl ConvTask<'_> {
                 let there = there.start * channels..there.end * channels;
                 match self.conv.scheme {
                     Scheme::Direct => {
-                        self.affines[s].apply_padded(raw, there, &mut scratch[at..at + copied.row]);
+                        let row = &mut scratch.as_mut_slice()[at..at + copied.row];
+                        self.affines[s].apply_padded(raw, there, row);
                     }
                     Scheme::Winograd => {
                         let line = line.first(columns * channels);
                         self.affines[s].apply_padded(raw, there, line);
                         let distance = copied.point();
                         let end = at + (POINTS - 1) * distance + copied.row;
-                        winograd::transform_inputs(line, channels, &mut scratch[at..end], distance);
+                        let points = &mut scratch.as_mut_slice()[at..end];
+                        winograd::transform_inputs(line, channels, points, distance);
+                    }
+                    #[cfg(target_arch = "x86_64")]
+                    Scheme::Tiles { parts } => {
+                        let line = line.first(columns * channels);
+                        self.affines[s].apply_padded(raw, there, line);
+                        Self::write_halves(line, parts, copied.point(), &mut scratch.as_mut_halves()[at..]);
                     }
                 }
             }
@@ -357,7 +432,7 @@ impl ConvTask<'_> {
 
     /// Lists the segments that the positions of output row `y` (of the box) in plane `z` sum over.
     #[inline(always)]
-    fn segments(
+    pub(super) fn segments(
         &self,
         [z, y]: [usize; 2],
         point: usize,
@@ -370,8 +445,8 @@ impl ConvTask<'_> {
         for (s, &channels) in self.conv.channels.iter().enumerate() {
             let here = copied[s];
             let step = match self.conv.scheme {
-                Scheme::Direct => stride[2] * channels,
                 Scheme::Winograd => channels,
+                _ => stride[2] * channels,
             };
             for (kz, plane) in (first_tap..).zip(planes.clone()) {
                 for ky in 0..kernel_y {
@@ -386,7 +461,7 @@ impl ConvTask<'_> {
     }
 
     /// Where the output of a voxel's block begins.
-    fn out(&self, [z, y, x]: [usize; 3], first_channel: usize) -> usize {
+    pub(super) fn out(&self, [z, y, x]: [usize; 3], first_channel: usize) -> usize {
         let [_, height, width] = self.conv.geometry.out_dims;
         ((z * height + y) * width + x) * self.conv.weights.out_channels + first_channel
     }
@@ -492,6 +567,6 @@ impl ConvTask<'_> {
             unsafe { self.out.to.add(at).cast_const() }
         });
         // SAFETY: these channels of this box were checked to lie within the output, and this task wrote them.
-        unsafe { Moments::of_rows(rows, shape, &mut parts[..channels.len()]) };
+        unsafe { Moments::of_rows(&rows, shape, &mut parts[..channels.len()]) };
     }
 }

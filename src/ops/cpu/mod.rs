@@ -14,6 +14,8 @@ mod kernel;
 mod lanes;
 mod peak;
 pub(super) mod residual_add;
+#[cfg(target_arch = "x86_64")]
+mod tiled_conv3d;
 pub(super) mod transposed_conv3d;
 mod winograd;
 
