@@ -3,17 +3,24 @@
 //! Source: nnU-Net v2, `export_prediction.py: convert_predicted_logits_to_segmentation_with_correct_shape` and
 //! `label_handling.py`.
 
+mod decision;
+
 use super::dataset::OutputKind;
 use super::model_folder::ModelFolder;
 use super::predictor::{Logits, Preprocessed};
-use super::preprocessing::transpose;
-use super::resampling::{Resampling, SlabResampler};
-use ndarray::{Array3, ArrayView4, s};
-use rayon::prelude::*;
+use super::preprocessing::{BoundingBox, transpose};
+use super::resampling::{Resampling, STRIP, SlabResampler, Strip};
+use crate::imaging::resampling::with_widest_vectors;
+use decision::decide;
+use ndarray::parallel::prelude::*;
+use ndarray::{Array3, ArrayView4, ArrayViewMut2, Axis, s};
 use std::ops::Range;
 
 /// Logits resampled at a time, at most (unless one slice holds more).
 const SLAB_FLOATS: usize = 2 * 1024 * 1024;
+
+/// Slices that a task takes of a strip, so that it reads most logits once.
+const SLICES_PER_TASK: usize = 16;
 
 /// How labels are decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,36 +60,118 @@ pub fn segment(
     logits: &Logits,
     request: SegmentationRequest,
 ) -> candle_core::Result<Segmentation> {
-    let kind = &model.dataset.output;
+    let segmentation = logits.with_view(|values| {
+        let resampler = resampler(model, scan, logits, &values);
+        segment_resampled(&resampler, &model.dataset.output, scan.full_shape, &scan.crop, request)
+    })?;
+    let back = model.transpose_backward;
+    Ok(Segmentation {
+        labels: transpose(segmentation.labels, back),
+        probability: segmentation.probability.map(|p| transpose(p, back)),
+    })
+}
+
+/// Labels, and the requested probability, of logits that `resampler` brings to the grid of `crop`, the part of a scan of
+/// `full_shape` that was predicted; all (z, y, x) in the network's axis order.
+///
+/// # Panics
+/// If `crop` reaches beyond `full_shape` or is of another shape than the resampler's output, which is a programming error.
+pub fn segment_resampled(
+    resampler: &SlabResampler<'_>,
+    kind: &OutputKind,
+    full_shape: [usize; 3],
+    crop: &BoundingBox,
+    request: SegmentationRequest,
+) -> Segmentation {
     let outside = match (kind, request.probability_of) {
         (OutputKind::Labels { .. }, Some(0)) => 1.0,
         _ => 0.0,
     };
-    let mut labels = Array3::zeros(scan.full_shape);
-    let mut probability = request.probability_of.map(|_| Array3::from_elem(scan.full_shape, outside));
-    let [_, height, width] = scan.crop.shape();
-    for_each_slab(model, scan, logits, |z, slab| {
-        let place = s![
-            scan.crop.start[0] + z.start..scan.crop.start[0] + z.end,
-            scan.crop.start[1]..scan.crop.stop[1],
-            scan.crop.start[2]..scan.crop.stop[2]
-        ];
-        let voxels: Vec<(u16, f32)> = slab
-            .as_slice()
-            .unwrap_or_default()
-            .par_chunks(logits.heads)
-            .with_min_len(4096)
-            .map(|voxel| decide(kind, request, voxel))
-            .collect();
-        let shape = (z.len(), height, width);
-        let at = |(z, y, x): (usize, usize, usize)| voxels[(z * height + y) * width + x];
-        labels.slice_mut(place).assign(&Array3::from_shape_fn(shape, |i| at(i).0));
-        if let Some(probability) = &mut probability {
-            probability.slice_mut(place).assign(&Array3::from_shape_fn(shape, |i| at(i).1));
+    let ([z0, y0, x0], [z1, y1, x1]) = (crop.start, crop.stop);
+    assert_eq!(crop.shape(), resampler.output_shape(), "shape of the crop");
+    let mut labels = Array3::zeros(full_shape);
+    // A volume without columns stands for no volume.
+    let [depth, height, width] = full_shape;
+    let columns = if request.probability_of.is_some() { x0..x1 } else { 0..0 };
+    let width = if columns.is_empty() { 0 } else { width };
+    let mut probability = Array3::from_elem((depth, height, width), outside);
+
+    let mut labels_inside = labels.slice_mut(s![z0..z1, y0..y1, x0..x1]);
+    let mut probability_inside = probability.slice_mut(s![z0..z1, y0..y1, columns]);
+    // Strips of one height after each other: neighbours along z read the same logits.
+    let strips = labels_inside.axis_chunks_iter_mut(Axis(1), STRIP).into_par_iter();
+    let strips = strips.zip(probability_inside.axis_chunks_iter_mut(Axis(1), STRIP));
+    strips.enumerate().for_each(|(i, (mut labels, mut probability))| {
+        let ys = i * STRIP..i * STRIP + labels.len_of(Axis(1));
+        let slices = labels.axis_iter_mut(Axis(0)).into_par_iter();
+        let slices = slices.zip(probability.axis_iter_mut(Axis(0))).enumerate().with_min_len(SLICES_PER_TASK);
+        slices.for_each_init(Decided::default, |decided, (z, (labels, probability))| {
+            with_widest_vectors(
+                #[inline(always)]
+                || {
+                    decided.fill(resampler, z, ys.clone(), kind, request);
+                    decided.write(labels, probability);
+                },
+            );
+        });
+    });
+    Segmentation { labels, probability: request.probability_of.map(|_| probability) }
+}
+
+/// A strip of decided voxels, and memory that is kept from strip to strip.
+#[derive(Default)]
+struct Decided {
+    strip: Strip,
+    /// Labels along x, rows as lanes.
+    labels: Vec<[u16; STRIP]>,
+    /// Probabilities along x, rows as lanes.
+    probability: Vec<[f32; STRIP]>,
+}
+
+impl Decided {
+    /// Decides the rows `ys` of slice `z`.
+    #[inline(always)]
+    fn fill(
+        &mut self,
+        resampler: &SlabResampler<'_>,
+        z: usize,
+        ys: Range<usize>,
+        kind: &OutputKind,
+        request: SegmentationRequest,
+    ) {
+        resampler.strip(z, ys, &mut self.strip);
+        self.labels.clear();
+        self.probability.clear();
+        for logits in self.strip.values.chunks_exact_mut(resampler.channels()) {
+            let (labels, probability) = decide(kind, request, logits);
+            self.labels.push(labels);
+            self.probability.push(probability);
         }
-    })?;
-    let back = model.transpose_backward;
-    Ok(Segmentation { labels: transpose(labels, back), probability: probability.map(|p| transpose(p, back)) })
+    }
+
+    /// Writes what was decided, rows to rows.
+    #[inline(always)]
+    fn write(&self, mut labels: ArrayViewMut2<'_, u16>, mut probability: ArrayViewMut2<'_, f32>) {
+        for (lane, mut row) in labels.outer_iter_mut().enumerate() {
+            row.iter_mut().zip(&self.labels).for_each(|(v, lanes)| *v = lanes[lane]);
+        }
+        for (lane, mut row) in probability.outer_iter_mut().enumerate() {
+            row.iter_mut().zip(&self.probability).for_each(|(v, lanes)| *v = lanes[lane]);
+        }
+    }
+}
+
+/// What brings the logits to the cropped scan's grid.
+fn resampler<'a>(
+    model: &ModelFolder,
+    scan: &Preprocessed,
+    logits: &Logits,
+    values: &'a ArrayView4<'_, f32>,
+) -> SlabResampler<'a> {
+    let configuration = &model.configuration;
+    let resampling = &configuration.probability_resampling;
+    SlabResampler::new(values.view(), scan.crop.shape(), configuration.spacing, scan.spacing, resampling)
+        .round_to_half(logits.half && matches!(resampling, Resampling::Default { .. }))
 }
 
 /// Calls `visit` with the logits of a few slices at a time, resampled to the cropped scan's grid: the slices along
@@ -96,96 +185,13 @@ pub fn for_each_slab(
     logits: &Logits,
     mut visit: impl FnMut(Range<usize>, ArrayView4<'_, f32>),
 ) -> candle_core::Result<()> {
-    let configuration = &model.configuration;
-    let shape @ [depth, height, width] = scan.crop.shape();
+    let [depth, height, width] = scan.crop.shape();
     let slices = (SLAB_FLOATS / (height * width * logits.heads)).max(1);
     logits.with_view(|values| {
-        let resampling = &configuration.probability_resampling;
-        let resampler = SlabResampler::new(values, shape, configuration.spacing, scan.spacing, resampling)
-            .round_to_half(logits.half && matches!(resampling, Resampling::Default { .. }));
+        let resampler = resampler(model, scan, logits, &values);
         for start in (0..depth).step_by(slices) {
             let z = start..(start + slices).min(depth);
             visit(z.clone(), resampler.slab(z).view());
         }
     })
-}
-
-/// Label of one voxel and the requested head's probability.
-fn decide(kind: &OutputKind, request: SegmentationRequest, logits: &[f32]) -> (u16, f32) {
-    match kind {
-        OutputKind::Labels { .. } => {
-            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            if request.decision == Decision::Logits && request.probability_of.is_none() {
-                return (first_maximum(logits.iter().copied()), 0.0);
-            }
-            let sum: f32 = logits.iter().map(|&v| (v - largest).exp()).sum();
-            let probability = |v: f32| (v - largest).exp() / sum;
-            let label = match request.decision {
-                Decision::Probabilities => first_maximum(logits.iter().map(|&v| probability(v))),
-                Decision::Logits => first_maximum(logits.iter().copied()),
-            };
-            (label, request.probability_of.map_or(0.0, |head| probability(logits[head])))
-        }
-        OutputKind::Regions { paint_order } => {
-            let probability = |v: f32| 1.0 / (1.0 + (-v).exp());
-            let painted = paint_order.iter().zip(logits).rev().find(|(_, v)| probability(**v) > 0.5);
-            (
-                painted.map_or(0, |(label, _)| *label),
-                request.probability_of.map_or(0.0, |head| probability(logits[head])),
-            )
-        }
-    }
-}
-
-/// Index of the first of the largest values.
-fn first_maximum(values: impl Iterator<Item = f32>) -> u16 {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (i, v) in values.enumerate() {
-        if v > best.1 {
-            best = (i as u16, v);
-        }
-    }
-    best.0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SOFTMAX: OutputKind = OutputKind::Labels { classes: 3 };
-
-    #[test]
-    fn equal_logits_go_to_the_first_label() {
-        let request = SegmentationRequest { decision: Decision::Logits, probability_of: None };
-        assert_eq!(decide(&SOFTMAX, request, &[1.0, 2.0, 2.0]).0, 1);
-    }
-
-    #[test]
-    fn logits_that_differ_by_less_than_their_probabilities_can_tell_go_to_the_first_label() {
-        let request = SegmentationRequest::default();
-        let (a, b) = (20.0f32, 20.000_002_f32);
-        assert!(b > a);
-        assert_eq!(decide(&SOFTMAX, request, &[-30.0, 1e-9, 0.0]).0, 1);
-        assert_eq!(
-            decide(&SOFTMAX, SegmentationRequest { decision: Decision::Logits, ..request }, &[0.0, a, b]).0,
-            2
-        );
-    }
-
-    #[test]
-    fn the_probability_is_the_softmax_of_the_head() {
-        let request = SegmentationRequest { probability_of: Some(2), ..Default::default() };
-        let (_, p) = decide(&SOFTMAX, request, &[0.0, 0.0, 2f32.ln()]);
-        assert!((p - 0.5).abs() < 1e-6);
-    }
-
-    #[test]
-    fn later_regions_paint_over_earlier_ones() {
-        let regions = OutputKind::Regions { paint_order: vec![2, 1, 3] };
-        let request = SegmentationRequest { probability_of: Some(0), ..Default::default() };
-        assert_eq!(decide(&regions, request, &[5.0, 5.0, -5.0]).0, 1);
-        assert_eq!(decide(&regions, request, &[5.0, -5.0, -5.0]).0, 2);
-        assert_eq!(decide(&regions, request, &[-5.0, -5.0, -5.0]).0, 0);
-        assert!((decide(&regions, request, &[0.0, 0.0, 0.0]).1 - 0.5).abs() < 1e-7);
-    }
 }

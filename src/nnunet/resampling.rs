@@ -7,8 +7,9 @@ mod clip;
 mod slab;
 
 pub use slab::SlabResampler;
+pub(super) use slab::{STRIP, Strip};
 
-use crate::imaging::resampling::{AxisOperator, apply_owned};
+use crate::imaging::resampling::{AxisOperator, apply_owned, apply_then};
 use clip::Clip;
 use ndarray::{Array3, Axis};
 
@@ -160,14 +161,11 @@ pub fn resample_image(
     let data = if data.is_standard_layout() { data } else { data.as_standard_layout().into_owned() };
     let separate = separate_axis(resampling.force_separate_z(), current_spacing, new_spacing);
     let operators = resampling.operators([z, y, x], new_shape, separate);
-    let clip = resampling
-        .clips()
-        .then(|| Clip::to_range_of(&data.view().insert_axis(Axis(3)), separate, &operators));
-    let mut resampled = apply_owned(data, &operators);
-    if let Some(clip) = clip {
-        clip.volume(&mut resampled);
+    if !resampling.clips() {
+        return apply_owned(data, &operators);
     }
-    resampled
+    let clip = Clip::to_range_of(&data.view().insert_axis(Axis(3)), separate, &operators);
+    apply_then(data, &operators, &|row, at| clip.row(row, at))
 }
 
 #[cfg(test)]

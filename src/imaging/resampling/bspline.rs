@@ -27,8 +27,8 @@ fn spline_weights(t: f64) -> [f64; 4] {
 }
 
 /// Ends of the interpolation matrix `M` on a line of `n` samples.
-#[derive(Clone, Copy, PartialEq)]
-enum Ends {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Ends {
     /// `c[−1] = c[0]`.
     HalfSample,
     /// `c[−1] = c[1]`.
@@ -74,8 +74,26 @@ pub(super) fn mirrored_row(n_in: usize, position: f64) -> (usize, Vec<f64>) {
     trim(start, &window)
 }
 
+/// Weights of the coefficients for the value at `position` of a line of `n_in` samples: the first coefficient's index among
+/// those that [`super::prefilter::spline_coefficients`] makes, and the weights.
+pub(super) fn coefficient_row(n_in: usize, position: f64, ends: Ends) -> (usize, Vec<f64>) {
+    let taps = spline_weights(position - position.floor()).map(|w| 6.0 * w);
+    let first_tap = position.floor() as isize - 1;
+    if ends == Ends::HalfSample {
+        return ((first_tap + ends.margin() as isize) as usize, taps.to_vec());
+    }
+    let indices: [usize; 4] = std::array::from_fn(|k| mirror(first_tap + k as isize, n_in));
+    let lowest = indices.into_iter().min().unwrap_or(0);
+    let highest = indices.into_iter().max().unwrap_or(0);
+    let mut row = vec![0.0; highest + 1 - lowest];
+    for (index, w) in indices.into_iter().zip(taps) {
+        row[index - lowest] += w;
+    }
+    (lowest, row)
+}
+
 /// The index that `i` becomes on a line of `n ≥ 2` samples mirrored about its first and last sample.
-fn mirror(i: isize, n: usize) -> usize {
+pub(super) fn mirror(i: isize, n: usize) -> usize {
     let period = 2 * (n - 1);
     let folded = i.rem_euclid(period as isize) as usize;
     folded.min(period - folded)

@@ -1,27 +1,47 @@
-//! The banded matrix that resamples one axis.
+//! The linear map that resamples one axis: a banded matrix, and for splines their recursion.
 
-use super::bspline;
+use super::bspline::{self, Ends};
+use super::prefilter::spline_coefficients;
+use super::rows::weighted_rows;
 
 /// A banded `n_out × n_in` matrix: output sample `o` is `Σ_k weights[o][k] · input[first[o] + k]`.
 ///
 /// Every row has the same number of weights (rows that need fewer are filled with zeros), and
 /// `first[o] + taps ≤ n_in`, so applying it needs no test at the borders.
 ///
+/// A cubic spline is kept as its recursion too, where that takes fewer multiplications: the matrix serves where a few
+/// output samples are wanted, the recursion where all are. They agree to `f32` rounding.
+///
 /// # Panics
 /// The constructors panic on `n_in = 0` with `n_out > 0`: there is nothing to take values from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AxisOperator {
     input_len: usize,
+    matrix: Band,
+    spline: Option<Spline>,
+    is_identity: bool,
+}
+
+/// Rows of a banded matrix.
+#[derive(Debug, Clone, PartialEq)]
+struct Band {
     taps: usize,
     first: Vec<usize>,
     weights: Vec<f32>,
-    is_identity: bool,
+}
+
+/// A cubic spline as a prefilter and the weights of its coefficients.
+#[derive(Debug, Clone, PartialEq)]
+struct Spline {
+    ends: Ends,
+    matrix: Band,
 }
 
 impl AxisOperator {
     /// The operator that leaves an axis of `n` samples alone.
     pub fn identity(n: usize) -> Self {
-        Self { input_len: n, taps: 1, first: (0..n).collect(), weights: vec![1.0; n], is_identity: true }
+        let matrix = Band { taps: 1, first: (0..n).collect(), weights: vec![1.0; n] };
+        Self { input_len: n, matrix, spline: None, is_identity: true }
     }
 
     /// Order 0: the sample nearest to `(i + ½)·n_in/n_out − ½`, ties going up.
@@ -52,6 +72,7 @@ impl AxisOperator {
         }
         let position = half_sample_positions(n_in, n_out);
         Self::from_rows(n_in, (0..n_out).map(|i| bspline::edge_padded_row(n_in, position(i))))
+            .with_spline(Ends::HalfSample, position)
     }
 
     /// `torch.nn.functional.interpolate` with mode `linear`, `align_corners=False`, along one axis.
@@ -82,7 +103,9 @@ impl AxisOperator {
         if n_in == n_out && scale == 1.0 {
             return Self::identity(n_in);
         }
-        Self::from_rows(n_in, (0..n_out).map(|i| bspline::mirrored_row(n_in, i as f64 * scale)))
+        let position = |i| i as f64 * scale;
+        Self::from_rows(n_in, (0..n_out).map(|i| bspline::mirrored_row(n_in, position(i))))
+            .with_spline(Ends::WholeSample, position)
     }
 
     /// Whether output sample `i` of [`AxisOperator::itk_bspline`] lies outside the input's buffer (voxels included to
@@ -99,12 +122,12 @@ impl AxisOperator {
 
     /// Number of output samples.
     pub fn output_len(&self) -> usize {
-        self.first.len()
+        self.matrix.first.len()
     }
 
     /// Number of weights in each row.
     pub fn taps(&self) -> usize {
-        self.taps
+        self.matrix.taps
     }
 
     /// Whether the operator changes nothing, so that applying it can be skipped.
@@ -115,7 +138,7 @@ impl AxisOperator {
     /// Row `o`: the first input sample it needs, and the weights of that one and those after it.
     #[inline]
     pub fn row(&self, o: usize) -> (usize, &[f32]) {
-        (self.first[o], &self.weights[o * self.taps..(o + 1) * self.taps])
+        self.matrix.row(o)
     }
 
     /// The input sample that output sample `o` weighs most; for the nearest operators, the one it copies.
@@ -150,19 +173,86 @@ impl AxisOperator {
 
     /// The operator with these rows (first input sample, weights), each of which fits into the axis.
     fn from_rows(input_len: usize, rows: impl Iterator<Item = (usize, Vec<f64>)>) -> Self {
+        Self { input_len, matrix: Band::new(input_len, rows), spline: None, is_identity: false }
+    }
+
+    /// The same with the spline's recursion, if there is one that is cheaper than the matrix.
+    fn with_spline(mut self, ends: Ends, position: impl Fn(usize) -> f64) -> Self {
+        let (n_in, n_out) = (self.input_len, self.output_len());
+        if n_in > 1 {
+            let coefficients = n_in + 2 * ends.margin();
+            let rows = (0..n_out).map(|i| bspline::coefficient_row(n_in, position(i), ends));
+            let spline = Spline { ends, matrix: Band::new(coefficients, rows) };
+            if spline.multiplications(n_in) < self.multiplications() {
+                self.spline = Some(spline);
+            }
+        }
+        self
+    }
+
+    /// Multiplications that a line takes.
+    pub(super) fn multiplications(&self) -> usize {
+        match &self.spline {
+            Some(spline) => spline.multiplications(self.input_len),
+            None => self.matrix.weights.len(),
+        }
+    }
+
+    /// Resamples along the columns of `source`: rows that begin `stride` apart, of which the first `width` columns count.
+    ///
+    /// `out` yields the output's rows, each of `width`; `coefficients` is memory that is kept from call to call.
+    #[inline(always)]
+    pub(super) fn resample_rows<'o>(
+        &self,
+        source: &[f32],
+        stride: usize,
+        width: usize,
+        coefficients: &mut Vec<f32>,
+        out: impl Iterator<Item = &'o mut [f32]>,
+    ) {
+        let (matrix, source, stride) = match &self.spline {
+            None => (&self.matrix, source, stride),
+            Some(spline) => {
+                spline_coefficients(source, stride, width, self.input_len, spline.ends, coefficients);
+                (&spline.matrix, coefficients.as_slice(), width)
+            }
+        };
+        for (o, out) in out.enumerate() {
+            let (first, weights) = matrix.row(o);
+            weighted_rows(out, &source[first * stride..], stride, weights);
+        }
+    }
+}
+
+impl Spline {
+    /// Multiplications that a line of `n_in` samples takes.
+    fn multiplications(&self, n_in: usize) -> usize {
+        2 * n_in + self.matrix.weights.len()
+    }
+}
+
+impl Band {
+    /// The matrix with these rows (first column, weights), each of which fits into `columns`.
+    fn new(columns: usize, rows: impl Iterator<Item = (usize, Vec<f64>)>) -> Self {
         let rows: Vec<_> = rows.collect();
-        assert!(input_len > 0 || rows.is_empty(), "cannot resample an axis without samples");
+        assert!(columns > 0 || rows.is_empty(), "cannot resample an axis without samples");
         let taps = rows.iter().map(|(_, w)| w.len()).max().unwrap_or(0);
         let mut weights = vec![0.0; rows.len() * taps];
         let mut first = Vec::with_capacity(rows.len());
         for (o, (start, row)) in rows.into_iter().enumerate() {
-            let shifted = start.min(input_len - taps);
+            let shifted = start.min(columns - taps);
             for (k, w) in row.into_iter().enumerate() {
                 weights[o * taps + start - shifted + k] = w as f32;
             }
             first.push(shifted);
         }
-        Self { input_len, taps, first, weights, is_identity: false }
+        Self { taps, first, weights }
+    }
+
+    /// Row `o`: its first column, and the weights of that one and those after it.
+    #[inline(always)]
+    fn row(&self, o: usize) -> (usize, &[f32]) {
+        (self.first[o], &self.weights[o * self.taps..(o + 1) * self.taps])
     }
 }
 
@@ -227,6 +317,25 @@ mod tests {
     #[test]
     fn the_band_of_a_cubic_row_is_short() {
         assert!((30..=40).contains(&AxisOperator::cubic(500, 400).taps()));
+    }
+
+    #[test]
+    fn recursion_and_matrix_are_the_same_spline() {
+        for (n_in, n_out) in [(12, 40), (40, 33), (97, 96), (200, 133), (3, 50)] {
+            for (name, operator) in constructors(n_in, n_out) {
+                let line: Vec<f32> = (0..n_in).map(|i| ((i * 37 + 11) % 23) as f32 - 11.0).collect();
+                let mut out = vec![0.0; n_out];
+                operator.resample_rows(&line, 1, 1, &mut vec![], out.chunks_exact_mut(1));
+                for (o, v) in out.iter().enumerate() {
+                    let (first, weights) = operator.row(o);
+                    let sum: f64 =
+                        weights.iter().zip(&line[first..]).map(|(&w, &v)| f64::from(w) * f64::from(v)).sum();
+                    assert!((f64::from(*v) - sum).abs() < 1e-5, "{name} {n_in} -> {n_out}: {v}, not {sum}");
+                }
+            }
+        }
+        assert!(AxisOperator::cubic(200, 133).spline.is_some());
+        assert!(AxisOperator::cubic(500, 2).spline.is_none(), "a few samples of a long line");
     }
 
     #[test]

@@ -10,7 +10,10 @@ pub const MAX_VOXELS: u128 = 1 << 30;
 /// A grid that nobody means: usually a spacing in the wrong unit.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error(
-    "from spacing {old:?} to {new:?} mm (z, y, x) the scan becomes {shape:?} voxels, more than {MAX_VOXELS}: is its spacing right?"
+    "from spacing {old:?} to {new:?} mm (z, y, x) the scan becomes {shape:?} voxels, {} as float32, more than the limit of {}: \
+     is its spacing right?",
+    gibibytes(bytes_of(shape)),
+    gibibytes(MAX_VOXELS * 4)
 )]
 pub struct GridTooLarge {
     /// Voxels (z, y, x).
@@ -21,13 +24,22 @@ pub struct GridTooLarge {
     pub new: [f64; 3],
 }
 
+/// Bytes of a float32 volume of this shape; at most what 128 bits hold.
+fn bytes_of(shape: &[usize; 3]) -> u128 {
+    shape.iter().fold(4, |all, &n| all.saturating_mul(n as u128))
+}
+
+/// A number of bytes for people.
+fn gibibytes(bytes: u128) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
 /// Refuses a grid of more than [`MAX_VOXELS`].
 ///
 /// # Errors
 /// If it has more.
 pub fn check_size(shape: [usize; 3], old: [f64; 3], new: [f64; 3]) -> Result<(), GridTooLarge> {
-    let voxels = shape.iter().fold(1u128, |all, &n| all.saturating_mul(n as u128));
-    if voxels > MAX_VOXELS { Err(GridTooLarge { shape, old, new }) } else { Ok(()) }
+    if bytes_of(&shape) > 4 * MAX_VOXELS { Err(GridTooLarge { shape, old, new }) } else { Ok(()) }
 }
 
 /// The volume on a grid of the given spacing (z, y, x; mm) with the same origin and direction, by cubic B-splines.
@@ -62,4 +74,31 @@ pub fn itk_resample_to_spacing(
         }
     }
     Ok(Volume::new(data, Geometry { shape, spacing, ..*old }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grid_that_nobody_means_is_refused_with_the_memory_it_asks_for() {
+        assert!(check_size([1024, 1024, 1024], [1.0; 3], [1.0; 3]).is_ok());
+        let error = check_size([1025, 1024, 2048], [1.0; 3], [0.5; 3]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "from spacing [1.0, 1.0, 1.0] to [0.5, 0.5, 0.5] mm (z, y, x) the scan becomes [1025, 1024, 2048] voxels, \
+             8.0 GiB as float32, more than the limit of 4.0 GiB: is its spacing right?"
+        );
+        let whole = check_size([usize::MAX; 3], [1.0; 3], [1e-300; 3]).unwrap_err();
+        assert!(whole.to_string().contains("GiB as float32"), "{whole}");
+    }
+
+    #[test]
+    fn a_spacing_in_the_wrong_unit_is_refused_before_memory_is_asked_for() {
+        let scan = Volume::new(Array3::zeros((10, 10, 10)), Geometry::axis_aligned([10; 3], [1.0; 3]));
+        for spacing in [1e-3, 1e-30, 1e-300, 0.0] {
+            let refused = itk_resample_to_spacing(&scan, [spacing; 3], 0.0).unwrap_err();
+            assert!(refused.shape.iter().all(|&n| n >= 10_000), "{refused}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Clipping what a cubic spline makes to the range of what it was made from.
 
 use crate::imaging::resampling::AxisOperator;
-use ndarray::{Array3, ArrayView4};
+use ndarray::ArrayView4;
 use rayon::prelude::*;
 
 /// Smallest and largest value.
@@ -54,44 +54,26 @@ impl Clip {
         Self { channels, axis, source, ranges }
     }
 
-    /// Clips the output row (x, channels) at (z, y).
-    pub(super) fn row(&self, row: &mut [f32], z: usize, y: usize) {
-        let slice = match self.axis {
-            None => 0,
-            Some(0) => self.source[z],
-            Some(1) => self.source[y],
-            Some(_) => {
-                for (sample, &slice) in row.chunks_exact_mut(self.channels).zip(&self.source) {
-                    clip(sample, self.slice(slice));
-                }
-                return;
-            }
-        };
-        if let [range] = self.slice(slice) {
-            row.iter_mut().for_each(|v| *v = v.max(range[0]).min(range[1]));
+    /// Clips the output row along x at (z, y) of a single channel.
+    pub(super) fn row(&self, row: &mut [f32], [z, y]: [usize; 2]) {
+        if self.axis == Some(2) {
+            row.iter_mut().enumerate().for_each(|(x, v)| *v = self.clip(*v, 0, [z, y, x]));
         } else {
-            row.chunks_exact_mut(self.channels).for_each(|sample| clip(sample, self.slice(slice)));
+            let [low, high] = self.range(0, [z, y, 0]);
+            row.iter_mut().for_each(|v| *v = v.max(low).min(high));
         }
     }
 
-    /// Clips an output volume of one channel.
-    pub(super) fn volume(&self, data: &mut Array3<f32>) {
-        let (_, height, width) = data.dim();
-        if let Some(voxels) = data.as_slice_mut().filter(|v| !v.is_empty()) {
-            let rows = voxels.par_chunks_mut(width).enumerate();
-            rows.for_each(|(r, row)| self.row(row, r / height, r % height));
-        }
+    /// The output value of a channel at (z, y, x), clipped.
+    pub(super) fn clip(&self, value: f32, channel: usize, at: [usize; 3]) -> f32 {
+        let [low, high] = self.range(channel, at);
+        value.max(low).min(high)
     }
 
-    /// The ranges of one input slice's channels.
-    fn slice(&self, slice: usize) -> &[Range] {
-        &self.ranges[slice * self.channels..(slice + 1) * self.channels]
-    }
-}
-
-fn clip(sample: &mut [f32], ranges: &[Range]) {
-    for (v, [low, high]) in sample.iter_mut().zip(ranges) {
-        *v = v.max(*low).min(*high);
+    /// The range of a channel at the output voxel (z, y, x).
+    fn range(&self, channel: usize, at: [usize; 3]) -> Range {
+        let slice = self.axis.map_or(0, |axis| self.source[at[axis]]);
+        self.ranges[slice * self.channels + channel]
     }
 }
 

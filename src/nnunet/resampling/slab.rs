@@ -1,13 +1,15 @@
 //! Logits resampled a few output slices at a time, so that their volume at the image's resolution never exists.
 
 use super::{Resampling, clip::Clip, separate_axis};
-use crate::imaging::resampling::{AxisOperator, weighted_channels, weighted_rows};
+use crate::imaging::resampling::{
+    AxisOperator, LANES, Pitch, transpose, weighted_columns, weighted_rows, with_widest_vectors,
+};
 use ndarray::{Array4, ArrayView4, ArrayViewMut4, CowArray, Ix4};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Output rows per task; neighbours share the input slices' weighted sum.
-const ROWS_PER_TASK: usize = 32;
+/// Output rows that are resampled together, one per lane of the vector units.
+pub(in crate::nnunet) const STRIP: usize = LANES;
 
 /// Logits on the network's grid, and how to get any slices of them on the image's.
 ///
@@ -90,65 +92,112 @@ impl<'a> SlabResampler<'a> {
         let row = width * channels;
         let Some(out) = out.as_slice_mut().filter(|out| !out.is_empty()) else { return };
         out.par_chunks_mut(height * row).zip(z).for_each(|(slice, z)| {
-            let tasks = slice.par_chunks_mut(ROWS_PER_TASK * row).enumerate();
-            tasks.for_each_init(Scratch::default, |scratch, (task, rows)| {
-                self.rows(z, task * ROWS_PER_TASK, rows, scratch);
+            let tasks = slice.par_chunks_mut(STRIP * row).enumerate();
+            tasks.for_each_init(Strip::default, |strip, (task, rows)| {
+                with_widest_vectors(
+                    #[inline(always)]
+                    || {
+                        let count = rows.len() / row;
+                        self.strip(z, task * STRIP..task * STRIP + count, strip);
+                        let values = strip.values.as_flattened();
+                        transpose(values, Pitch { rows: row, stride: STRIP }, count, rows, row);
+                    },
+                );
             });
         });
     }
 
-    /// The output rows of slice `z` from row `first_y` on: along z, then y, then x.
-    fn rows(&self, z: usize, first_y: usize, rows: &mut [f32], scratch: &mut Scratch) {
+    /// The output rows `ys` of slice `z`, at most [`STRIP`] of them: along z, then y, then x.
+    #[inline(always)]
+    pub(in crate::nnunet) fn strip(&self, z: usize, ys: Range<usize>, strip: &mut Strip) {
         let [across_slices, across_rows, along_rows] = &self.operators;
         let (_, height, width, channels) = self.logits.dim();
-        let row_in = width * channels;
-        let row_out = along_rows.output_len() * channels;
-        let ys = first_y..first_y + rows.len() / row_out;
+        let row_len = width * channels;
         let needed = rows_needed(across_rows, ys.clone());
 
         let (first, weights) = across_slices.row(z);
         let logits = self.logits.as_slice().unwrap_or(&[]);
-        let source = &logits[(first * height + needed.start) * row_in..];
-        let needed_len = needed.len() * row_in;
+        let source = &logits[(first * height + needed.start) * row_len..];
+        let needed_len = needed.len() * row_len;
         let band = if let [1.0] = weights {
             &source[..needed_len]
         } else {
-            scratch.band.resize(needed_len, 0.0);
-            weighted_rows(&mut scratch.band, source, height * row_in, weights);
-            &scratch.band
+            strip.band.resize(needed_len, 0.0);
+            weighted_rows(&mut strip.band, source, height * row_len, weights);
+            &strip.band
         };
-        scratch.row.resize(row_in, 0.0);
-        for (out, y) in rows.chunks_exact_mut(row_out).zip(ys) {
-            let (first, weights) = across_rows.row(y);
-            let source = &band[(first - needed.start) * row_in..];
-            let line = if let [1.0] = weights {
-                &source[..row_in]
-            } else {
-                weighted_rows(&mut scratch.row, source, row_in, weights);
-                &scratch.row
-            };
-            if along_rows.is_identity() {
-                out.copy_from_slice(line);
-            } else {
-                weighted_channels(out, line, channels, along_rows);
-            }
+        strip.columns.resize(row_len, [0.0; STRIP]);
+        columns_of_rows(&mut strip.columns, band, needed.start, ys.clone(), across_rows);
+
+        strip.values.resize(along_rows.output_len() * channels, [0.0; STRIP]);
+        let columns = strip.columns.as_flattened();
+        for (x, sample) in strip.values.chunks_exact_mut(channels).enumerate() {
+            let (first, weights) = along_rows.row(x);
+            let stride = channels * STRIP;
+            weighted_rows(sample.as_flattened_mut(), &columns[first * stride..], stride, weights);
             if let Some(clip) = &self.clip {
-                clip.row(out, z, y);
+                clip_sample(clip, sample, z, ys.clone(), x);
             }
             if self.round_to_half {
-                out.iter_mut().for_each(|v| *v = to_half(*v));
+                for v in sample.as_flattened_mut() {
+                    *v = to_half(*v);
+                }
             }
         }
     }
 }
 
-/// Memory that a thread keeps from task to task.
-#[derive(Default)]
-struct Scratch {
-    /// The input rows that a task needs, already resampled along z.
+/// Up to [`STRIP`] output rows of one slice side by side, and memory that is kept from strip to strip.
+#[derive(Debug, Default)]
+pub(in crate::nnunet) struct Strip {
+    /// The input rows that are needed, already resampled along z.
     band: Vec<f32>,
-    /// One row, already resampled along z and y.
-    row: Vec<f32>,
+    /// (x, channels) of the rows as lanes, already resampled along z and y.
+    columns: Vec<[f32; STRIP]>,
+    /// (x, channels) of the rows as lanes; lanes that belong to no row hold anything.
+    pub(in crate::nnunet) values: Vec<[f32; STRIP]>,
+}
+
+/// Resamples along y and turns the result: lane `i` of `columns` becomes output row `ys.start + i`. The first row of `band` is
+/// input row `first_row`.
+#[inline(always)]
+fn columns_of_rows(
+    columns: &mut [[f32; STRIP]],
+    band: &[f32],
+    first_row: usize,
+    ys: Range<usize>,
+    operator: &AxisOperator,
+) {
+    let stride = columns.len();
+    let (blocks, rest) = columns.as_chunks_mut::<LANES>();
+    let done = blocks.len() * LANES;
+    for (b, block) in blocks.iter_mut().enumerate() {
+        let mut rows = [[0.0; LANES]; STRIP];
+        for (row, y) in rows.iter_mut().zip(ys.clone()) {
+            let (first, weights) = operator.row(y);
+            *row = weighted_columns(&band[(first - first_row) * stride + b * LANES..], stride, weights);
+        }
+        for (c, column) in block.iter_mut().enumerate() {
+            for lane in 0..STRIP {
+                column[lane] = rows[lane][c];
+            }
+        }
+    }
+    for (c, column) in rest.iter_mut().enumerate() {
+        for (v, y) in column.iter_mut().zip(ys.clone()) {
+            let (first, weights) = operator.row(y);
+            [*v] = weighted_columns(&band[(first - first_row) * stride + done + c..], stride, weights);
+        }
+    }
+}
+
+/// Clips the sample at `x` of the rows `ys` of slice `z`.
+fn clip_sample(clip: &Clip, sample: &mut [[f32; STRIP]], z: usize, ys: Range<usize>, x: usize) {
+    for (channel, lanes) in sample.iter_mut().enumerate() {
+        for (v, y) in lanes.iter_mut().zip(ys.clone()) {
+            *v = clip.clip(*v, channel, [z, y, x]);
+        }
+    }
 }
 
 /// The input rows that the output rows `ys` are made of.
@@ -162,7 +211,7 @@ fn rows_needed(operator: &AxisOperator, ys: Range<usize>) -> Range<usize> {
 /// The `float16` value nearest to `v`, ties to even, as `f32`; infinite from 65520 on.
 ///
 /// Without branches and tables, so that it runs on vectors; `half`'s conversion is scalar where F16C is not assumed.
-#[inline]
+#[inline(always)]
 fn to_half(v: f32) -> f32 {
     const SMALLEST_NORMAL: f32 = 6.103_515_6e-5;
     const OVERFLOW: f32 = 65520.0;
