@@ -271,7 +271,7 @@ fn voxels_that_are_not_numbers_are_named() {
 #[test]
 fn a_spacing_in_the_wrong_unit_is_refused_instead_of_filling_the_memory() {
     let wide = Desk::with_scan(&dull_scan([2, 256, 256], [1000.0; 3]));
-    wide.refuses(&[], 3, &["more than 1073741824: is its spacing right?"]);
+    wide.refuses(&[], 3, &["2676.5 GiB as float32, more than the limit of 4.0 GiB: is its spacing right?"]);
     let tiny = Desk::with_scan(&dull_scan([2, 4, 4], [1e-6; 3]));
     tiny.refuses(
         &[],

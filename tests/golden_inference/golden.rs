@@ -3,6 +3,8 @@
 use ndarray::Array3;
 use pdac_cascade::imaging::Voxels;
 use pdac_cascade::imaging::file::read_image;
+use pdac_cascade::nnunet::model_folder::{Fold, ModelFolder};
+use pdac_cascade::nnunet::predictor::Preprocessed;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -89,4 +91,35 @@ pub fn differing_labels(name: &str, got: &Array3<u16>, expected: &Array3<u16>) -
         got.len()
     );
     differing
+}
+
+fn model_path(name: &str) -> PathBuf {
+    let demonstration = Path::new(ROOT).join("weights/panorama");
+    match name {
+        "demo-pancreas" => demonstration
+            .join("Dataset103_PANORAMA_baseline_Pancreas_Segmentation/nnUNetTrainer__nnUNetPlans__3d_fullres"),
+        "demo-lesion" => demonstration.join(
+            "Dataset104_PANORAMA_baseline_PDAC_Detection/nnUNetTrainer_Loss_CE_checkpoints__nnUNetPlans__3d_fullres",
+        ),
+        variant => Path::new(ROOT).join("tests/golden/models").join(variant),
+    }
+}
+
+/// The model of a case, with the folds and the checkpoint that the case was made with.
+pub fn open_model(golden: &Golden) -> ModelFolder {
+    let folds: Vec<Fold> =
+        integers(&golden.info["folds"]).into_iter().map(|k| Fold::Number(k as u32)).collect();
+    let path = model_path(golden.info["model"].as_str().unwrap());
+    ModelFolder::open(&path, &folds, golden.info["checkpoint"].as_str().unwrap()).unwrap()
+}
+
+/// The scan of a case as the network sees it.
+pub fn preprocess(golden: &Golden, model: &ModelFolder) -> Preprocessed {
+    let files = golden.info["files"].as_array().unwrap();
+    let images: Vec<_> = files
+        .iter()
+        .map(|f| read_image(&golden.folder.join(f.as_str().unwrap())).unwrap().into_f32_volume())
+        .collect();
+    let spacing = images[0].geometry.spacing;
+    Preprocessed::new(model, images.into_iter().map(|v| v.data).collect(), spacing).unwrap()
 }

@@ -1,53 +1,22 @@
 //! Every stage of one model's inference.
 
-use crate::golden::{Golden, ROOT, cases, differing_labels, integers};
+use crate::golden::{Golden, cases, differing_labels, integers, open_model, preprocess};
 use ndarray::Array3;
-use pdac_cascade::imaging::file::read_image;
 use pdac_cascade::nnunet::dataset::OutputKind;
 use pdac_cascade::nnunet::export::{Decision, Segmentation, SegmentationRequest, for_each_slab, segment};
-use pdac_cascade::nnunet::model_folder::{Fold, ModelFolder};
+use pdac_cascade::nnunet::model_folder::ModelFolder;
 use pdac_cascade::nnunet::predictor::{Logits, PredictOptions, Predictor, Preprocessed};
 use pdac_cascade::nnunet::preprocessing::transpose;
 use pdac_cascade::nnunet::sliding_window::{Accumulate, importance_map, tile_starts};
 use pdac_cascade::ops::Arithmetic;
-use std::path::{Path, PathBuf};
 
 const PREPROCESSED: f32 = 1e-4;
 const WEIGHTS: f32 = 1e-4;
 const LOGITS: f32 = 1e-3;
 const PROBABILITIES: f32 = 1e-3;
 
-fn model_path(name: &str) -> PathBuf {
-    let demonstration = Path::new(ROOT).join("weights/panorama");
-    match name {
-        "demo-pancreas" => demonstration
-            .join("Dataset103_PANORAMA_baseline_Pancreas_Segmentation/nnUNetTrainer__nnUNetPlans__3d_fullres"),
-        "demo-lesion" => demonstration.join(
-            "Dataset104_PANORAMA_baseline_PDAC_Detection/nnUNetTrainer_Loss_CE_checkpoints__nnUNetPlans__3d_fullres",
-        ),
-        variant => Path::new(ROOT).join("tests/golden/models").join(variant),
-    }
-}
-
-fn open_model(golden: &Golden) -> ModelFolder {
-    let folds: Vec<Fold> =
-        integers(&golden.info["folds"]).into_iter().map(|k| Fold::Number(k as u32)).collect();
-    let path = model_path(golden.info["model"].as_str().unwrap());
-    ModelFolder::open(&path, &folds, golden.info["checkpoint"].as_str().unwrap()).unwrap()
-}
-
 fn options(accumulate: Accumulate) -> PredictOptions {
     PredictOptions { step: 0.5, mirroring: true, accumulate, arithmetic: Arithmetic::detect() }
-}
-
-fn preprocess(golden: &Golden, model: &ModelFolder) -> Preprocessed {
-    let files = golden.info["files"].as_array().unwrap();
-    let images: Vec<_> = files
-        .iter()
-        .map(|f| read_image(&golden.folder.join(f.as_str().unwrap())).unwrap().into_f32_volume())
-        .collect();
-    let spacing = images[0].geometry.spacing;
-    Preprocessed::new(model, images.into_iter().map(|v| v.data).collect(), spacing).unwrap()
 }
 
 fn check_preprocessed(golden: &Golden, scan: &Preprocessed) {
