@@ -205,7 +205,7 @@ impl CpuConv {
             .unwrap_or(0)
     }
 
-    /// Writes the raw output and returns its moments per channel if they are asked for.
+    /// Writes the raw output and, if asked for, its moments per channel.
     pub fn run(
         &self,
         sources: &[Activation<'_>],
