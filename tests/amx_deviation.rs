@@ -2,7 +2,7 @@
 //!
 //! On processors without AMX its instructions are emulated, hundreds of times slower.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[path = "amx_emulation/emulator/mod.rs"]
 mod amx_emulator;

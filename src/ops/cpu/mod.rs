@@ -18,6 +18,7 @@ pub(super) mod residual_add;
 mod tiled_conv3d;
 pub(super) mod transposed_conv3d;
 mod winograd;
+mod winograd_conv3d;
 
 pub use arithmetic::{Arithmetic, Isa, Precision, UnavailableIsa};
 pub(super) use kernel::PackedWeights;

@@ -64,7 +64,9 @@ pub(super) fn transform_inputs(line: &[f32], channels: usize, points: &mut [f32]
 #[inline(always)]
 pub(super) fn transform_sums(sums: [&[f32]; POINTS], bias: &[f32], outputs: &mut [[f32; 32]; OUTPUTS]) {
     let n = bias.len();
-    let [s0, s1, s2, s3, s4, s5] = sums.map(|s| &s[..n]);
+    let [s0, s1, s2, s3, s4, s5] = sums;
+    let (s0, s1, s2) = (&s0[..n], &s1[..n], &s2[..n]);
+    let (s3, s4, s5) = (&s3[..n], &s4[..n], &s5[..n]);
     let [y0, y1, y2, y3] = outputs;
     let (y0, y1, y2, y3) = (&mut y0[..n], &mut y1[..n], &mut y2[..n], &mut y3[..n]);
     for c in 0..n {
