@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod stored_values;
+
 use candle_core::{DType, Device, Tensor};
 use half::f16;
 use pdac_cascade::ops::{
@@ -9,18 +11,7 @@ use pdac_cascade::ops::{
     SegmentationHead, ValueShape,
 };
 use proptest::prelude::*;
-
-/// Reproducible values of order 1.
-fn noise(seed: u64, n: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
-}
+use stored_values::{noise, value};
 
 fn tensor(values: &[f32]) -> Tensor {
     Tensor::new(values, &Device::Cpu).unwrap()
@@ -33,17 +24,6 @@ fn zeros(n: usize, dtype: DType) -> Tensor {
 fn bits(tensor: &Tensor) -> Vec<u32> {
     let values = tensor.to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap();
     values.into_iter().map(f32::to_bits).collect()
-}
-
-/// A stored value with random scale, shift and raw data, and what a reader should see of it.
-fn value(operand: Operand, seed: u64) -> (Tensor, Vec<f32>) {
-    let c = operand.shape.channels;
-    let stored = noise(seed, operand.shape.storage_len());
-    let seen = stored[2 * c..].iter().enumerate().map(|(i, &x)| {
-        let y = stored[i % c] * x + stored[c + i % c];
-        if y >= 0.0 { y } else { y * operand.negative_slope }
-    });
-    (tensor(&stored), seen.collect())
 }
 
 /// A head over random features, and the logits that it should give.
