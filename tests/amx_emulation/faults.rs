@@ -12,7 +12,7 @@ use std::process::Command;
 const VARIABLE: &str = "AMX_FAULT";
 
 /// What is done, whether a processor refuses it, and how.
-const FAULTS: [(&str, bool, fn()); 15] = [
+const FAULTS: [(&str, bool, fn()); 17] = [
     ("a good configuration", false, || with(|_| {}).load()),
     ("palette 2", true, || with(|c| c[0] = 2).load()),
     ("a reserved byte before the rows' lengths", true, || with(|c| c[15] = 1).load()),
@@ -31,6 +31,14 @@ const FAULTS: [(&str, bool, fn()); 15] = [
         with(|_| {}).load();
         // SAFETY: no Rust value lives in a tile.
         unsafe { asm!("tilezero tmm5", out("tmm5") _) }
+    }),
+    ("a load of rows that are no whole pairs", true, || {
+        with(|c| c[16] = 18).load();
+        load_one_tile();
+    }),
+    ("a load of rows that are whole pairs", false, || {
+        with(|_| {}).load();
+        load_one_tile();
     }),
     ("tiles that do not fit", true, || {
         with(|c| c[49] = 3).load();
@@ -51,6 +59,14 @@ fn with(change: impl FnOnce(&mut [u8; 64])) -> Config {
     let mut config = Config::of(&[(4, 20), (4, 12), (3, 20)]);
     change(&mut config.0);
     config
+}
+
+fn load_one_tile() {
+    let bytes = [0u8; 1024];
+    // SAFETY: reads at most sixteen rows of 64 bytes; no Rust value lives in a tile.
+    unsafe {
+        asm!("tileloadd tmm0, [{0} + {1}]", in(reg) bytes.as_ptr(), in(reg) 64usize, out("tmm0") _);
+    }
 }
 
 fn product() {

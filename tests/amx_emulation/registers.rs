@@ -32,7 +32,7 @@ fn a_tile_is_stored_as_it_was_loaded_and_configuring_clears_it() {
     if provide() == Amx::Absent {
         return;
     }
-    for (rows, row_bytes) in [(16, 64), (1, 1), (3, 63), (16, 2), (7, 20)] {
+    for (rows, row_bytes) in [(16, 64), (1, 4), (3, 60), (16, 8), (7, 20)] {
         let from = Rows::new(&numbered(rows, row_bytes), 9);
         let mut copies = [(); 3].map(|()| Rows::new(&vec![vec![GAP; row_bytes]; rows], 30));
         let [loaded, zeroed, configured] = copies.each_mut().map(|copy| copy.bytes.as_mut_ptr());

@@ -119,7 +119,7 @@ unsafe fn execute(instruction: Instruction, tiles: &mut Tiles, registers: &Regis
         Instruction::Release => tiles.release(),
         Instruction::Zero { tile } => tiles.zero(tile)?,
         Instruction::Load { tile, from } => {
-            let (rows, row_bytes) = tiles.shape(tile)?;
+            let (rows, row_bytes) = tiles.shape_in_pairs(tile)?;
             tiles.zero(tile)?;
             for row in 0..rows {
                 let from = row_address(from, row, registers) as *const u8;
@@ -129,7 +129,7 @@ unsafe fn execute(instruction: Instruction, tiles: &mut Tiles, registers: &Regis
             }
         }
         Instruction::Store { tile, to } => {
-            let (rows, row_bytes) = tiles.shape(tile)?;
+            let (rows, row_bytes) = tiles.shape_in_pairs(tile)?;
             for row in 0..rows {
                 let from = tiles.row(tile, row, row_bytes);
                 let to = row_address(to, row, registers) as *mut u8;

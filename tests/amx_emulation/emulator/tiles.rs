@@ -81,10 +81,18 @@ impl Tiles {
     }
 
     /// Rows and bytes a row of a tile that is in use.
-    pub fn shape(&self, tile: usize) -> Result<(usize, usize), Fault> {
+    fn shape(&self, tile: usize) -> Result<(usize, usize), Fault> {
         match self.configured(tile) {
             _ if self.config[0] == 0 => Err("#UD, no tiles are configured"),
             (0, _) | (_, 0) => Err("#UD, the tile is not configured"),
+            shape => Ok(shape),
+        }
+    }
+
+    /// Rows and bytes a row of a tile that is loaded, stored or multiplied.
+    pub fn shape_in_pairs(&self, tile: usize) -> Result<(usize, usize), Fault> {
+        match self.shape(tile)? {
+            (_, row_bytes) if row_bytes % 4 != 0 => Err("#UD, a row is not whole pairs"),
             shape => Ok(shape),
         }
     }
@@ -114,10 +122,8 @@ impl Tiles {
         if sum == left || sum == right || left == right {
             return Err("TDPBF16PS: #UD, two operands are one tile");
         }
-        let (shape, left_shape, right_shape) = (self.shape(sum)?, self.shape(left)?, self.shape(right)?);
-        if [shape, left_shape, right_shape].iter().any(|(_, row_bytes)| row_bytes % 4 != 0) {
-            return Err("TDPBF16PS: #UD, a row is not whole pairs");
-        }
+        let (shape, left_shape) = (self.shape_in_pairs(sum)?, self.shape_in_pairs(left)?);
+        let right_shape = self.shape_in_pairs(right)?;
         let pairs = left_shape.1 / 4;
         if shape.0 != left_shape.0 || shape.1 != right_shape.1 || pairs != right_shape.0 {
             return Err("TDPBF16PS: #UD, the tiles' shapes do not fit");
