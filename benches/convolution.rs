@@ -5,11 +5,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use pdac_cascade::ops::{
     Arithmetic, Conv3d, ConvShape, InstanceNorm, Isa, Operand, Precision, TransposedConv3d, ValueShape,
-    peak_flops,
+    peak_flops, zeros,
 };
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -84,7 +84,7 @@ struct Ready {
 
 enum Operator {
     Conv(Box<Conv3d>),
-    Upsample(TransposedConv3d),
+    Upsample(Box<TransposedConv3d>),
 }
 
 impl Layer {
@@ -118,8 +118,12 @@ impl Layer {
                 negative_slope: 0.01,
             })
             .collect();
-        let inputs =
-            operands.iter().map(|o| noise(&[o.shape.storage_len()], 1.0)).collect::<Result<_, _>>()?;
+        let input = |operand: &Operand| {
+            let input = zeros(operand.shape.storage_len())?;
+            input.slice_set(&noise(&[operand.shape.storage_len()], 1.0)?, 0, 0)?;
+            Ok(input)
+        };
+        let inputs = operands.iter().map(input).collect::<candle_core::Result<_>>()?;
         let total = self.inputs.iter().sum();
         let operator = match self.kind {
             Kind::Conv(kernel, stride) => {
@@ -132,10 +136,11 @@ impl Layer {
             }
             Kind::Upsample(stride) => {
                 let weight = noise(&[total, self.out_channels, stride[0], stride[1], stride[2]], 0.05)?;
-                Operator::Upsample(TransposedConv3d::new(stride, operands[0], &weight, None, arithmetic)?)
+                let up = TransposedConv3d::new(stride, operands[0], &weight, None, arithmetic)?;
+                Operator::Upsample(Box::new(up))
             }
         };
-        let output = Tensor::zeros(self.out_shape().storage_len(), DType::F32, &Device::Cpu)?;
+        let output = zeros(self.out_shape().storage_len())?;
         Ok(Ready { output, inputs, operator })
     }
 }
@@ -145,7 +150,7 @@ impl Ready {
         match (&self.operator, self.inputs.as_slice()) {
             (Operator::Conv(conv), [first, second]) => self.output.inplace_op3(first, second, conv.as_ref()),
             (Operator::Conv(conv), inputs) => self.output.inplace_op2(&inputs[0], conv.as_ref()),
-            (Operator::Upsample(up), inputs) => self.output.inplace_op2(&inputs[0], up),
+            (Operator::Upsample(up), inputs) => self.output.inplace_op2(&inputs[0], up.as_ref()),
         }
     }
 }

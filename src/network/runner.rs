@@ -1,14 +1,14 @@
 //! Running a plan: one set of buffers, any number of weights and tiles.
 
 use super::plan::{Head, Plan, Step, StepKind};
-use crate::ops::{Arithmetic, Conv3d, InstanceNorm, Operand, SegmentationHead, TransposedConv3d};
-use candle_core::{DType, Device, Result, Tensor, bail};
+use crate::ops::{self, Arithmetic, Conv3d, InstanceNorm, Operand, SegmentationHead, TransposedConv3d};
+use candle_core::{DType, Result, Tensor, bail};
 use std::collections::HashMap;
 
 /// A step with its parameters packed.
 enum Layer {
     Conv(Box<Conv3d>),
-    Upsample(TransposedConv3d),
+    Upsample(Box<TransposedConv3d>),
 }
 
 /// One set of parameters (one fold), packed for a plan.
@@ -109,7 +109,7 @@ fn pack_layer(
             let weight = parameters.take(&format!("{here}.weight"), &[in_channels, out_channels, z, y, x])?;
             let bias = parameters.take_if_any(&format!("{here}.bias"), &[out_channels])?;
             let up = TransposedConv3d::new(*stride, operands[0], &weight, bias.as_ref(), arithmetic)?;
-            Ok(Layer::Upsample(up))
+            Ok(Layer::Upsample(Box::new(up)))
         }
     }
 }
@@ -135,11 +135,7 @@ impl Runner {
     /// # Errors
     /// If the device refuses the memory.
     pub fn new(plan: Plan) -> Result<Self> {
-        let buffers = plan
-            .buffer_lens()
-            .iter()
-            .map(|&n| Tensor::zeros(n, DType::F32, &Device::Cpu))
-            .collect::<Result<_>>()?;
+        let buffers = plan.buffer_lens().iter().map(|&n| ops::zeros(n)).collect::<Result<_>>()?;
         Ok(Self { plan, buffers })
     }
 
@@ -179,7 +175,7 @@ impl Runner {
                     output.inplace_op3(source(0), source(1), conv.as_ref())?;
                 }
                 Layer::Conv(conv) => output.inplace_op2(source(0), conv.as_ref())?,
-                Layer::Upsample(up) => output.inplace_op2(source(0), up)?,
+                Layer::Upsample(up) => output.inplace_op2(source(0), up.as_ref())?,
             }
             observer(index);
         }

@@ -50,7 +50,7 @@ impl SegmentationHead {
             bail!("segmentation head: bias has {} elements, expected {classes}", bias.len());
         }
         let weights =
-            PackedWeights::pack(arithmetic, &bias, 1, &[channels], |_, _, c, o| values[o * channels + c]);
+            PackedWeights::pack(arithmetic, 1, &bias, 1, &[channels], |_, _, c, o| values[o * channels + c]);
         Ok(Self { features, weights })
     }
 

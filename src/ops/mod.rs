@@ -7,6 +7,7 @@
 //! `leaky_relu(scale · x + shift)` on the fly. The arithmetic is that of conv → instance norm → leaky ReLU, one
 //! pass over memory instead of three.
 
+mod buffer;
 mod conv3d;
 mod cpu;
 mod head;
@@ -15,6 +16,7 @@ mod tile;
 mod transposed_conv3d;
 mod value;
 
+pub use buffer::zeros;
 pub use conv3d::{Conv3d, ConvShape, InstanceNorm};
 pub use cpu::{Arithmetic, Isa, Precision, UnavailableIsa, peak_flops};
 pub use head::{AccumulateLogits, AddLogits, SegmentationHead};

@@ -1,7 +1,7 @@
 //! Transposed 3-D convolution whose kernel equals its stride, as U-Net decoders upsample.
 
-use super::cpu::transposed_conv3d::CpuTransposedConv;
-use super::cpu::{Arithmetic, PackedWeights};
+use super::cpu::Arithmetic;
+use super::cpu::conv3d::CpuConv;
 use super::value::{Operand, ValueShape, floats, floats_mut};
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
 
@@ -11,7 +11,7 @@ use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
 pub struct TransposedConv3d {
     operand: Operand,
     out: ValueShape,
-    cpu: CpuTransposedConv,
+    cpu: CpuConv,
 }
 
 impl TransposedConv3d {
@@ -40,15 +40,10 @@ impl TransposedConv3d {
             None => vec![0.0; channels],
         }
         .repeat(x);
-        let weights = (0..z * y)
-            .map(|tap| {
-                PackedWeights::pack(arithmetic, &bias, 1, &[input], |_, _, k, o| {
-                    values[((k * channels + o % channels) * z * y + tap) * x + o / channels]
-                })
-            })
-            .collect();
+        let cpu = CpuConv::transposed(stride, operand, &bias, arithmetic, |tap, o, i| {
+            values[((i * channels + o % channels) * z * y + tap) * x + o / channels]
+        });
         let dims = std::array::from_fn(|a| operand.shape.dims[a] * stride[a]);
-        let cpu = CpuTransposedConv { stride, weights };
         Ok(Self { operand, out: ValueShape { dims, channels }, cpu })
     }
 }
@@ -70,7 +65,7 @@ impl InplaceOp2 for TransposedConv3d {
         let mut out = self.out.view_mut(floats_mut(dst, layout, op)?, op)?;
         out.scale.fill(1.0);
         out.shift.fill(0.0);
-        self.cpu.run(&input, &mut out);
+        self.cpu.run(&[input], &mut out, None);
         Ok(())
     }
 }

@@ -1,14 +1,16 @@
 //! Reading a stored activation (scale, shift, leaky ReLU) and the statistics from which scale and shift come.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use crate::ops::value::Activation;
 use std::ops::Range;
 
-/// Shortest run of floats worth a vector loop; shorter channel vectors are repeated up to it.
-const RUN: usize = 64;
-/// Channels whose moments are summed together.
+/// Floats that are computed together.
 const LANES: usize = 16;
+/// Shortest run of floats worth a loop over vectors; shorter channel vectors are repeated beyond it.
+const RUN: usize = 64;
 
-/// Scale, shift and slope of a value, repeated to a length that vector loops like.
+/// Scale, shift and slope of a value, repeated to whole vectors.
 #[derive(Default)]
 pub(in crate::ops) struct Affine {
     scale: Vec<f32>,
@@ -27,10 +29,11 @@ impl Affine {
 
     /// The same in place; allocates only the first time.
     pub fn set(&mut self, value: &Activation<'_>) {
-        let repeat = RUN.div_ceil(value.scale.len());
         for (to, from) in [(&mut self.scale, value.scale), (&mut self.shift, value.shift)] {
             to.clear();
-            (0..repeat).for_each(|_| to.extend_from_slice(from));
+            while to.len() < RUN || !to.len().is_multiple_of(LANES) {
+                to.extend_from_slice(from);
+            }
         }
         self.slope = value.operand.negative_slope;
         self.identity = self.slope == 1.0
@@ -46,12 +49,30 @@ impl Affine {
             return;
         }
         let period = self.scale.len();
+        let (scales, shifts) = (self.scale.as_chunks::<LANES>().0, self.shift.as_chunks::<LANES>().0);
         for (raw, out) in raw.chunks(period).zip(out.chunks_mut(period)) {
-            for (((out, &x), &scale), &shift) in out.iter_mut().zip(raw).zip(&self.scale).zip(&self.shift) {
-                let y = x * scale + shift;
-                *out = if y >= 0.0 { y } else { y * self.slope };
+            let (vectors, rest) = raw.as_chunks::<LANES>();
+            let (out, out_rest) = out.as_chunks_mut::<LANES>();
+            for (((raw, out), scale), shift) in vectors.iter().zip(out).zip(scales).zip(shifts) {
+                *out = self.activated(raw, scale, shift);
+            }
+            let first = raw.len() - rest.len();
+            for (((&raw, out), &scale), &shift) in
+                rest.iter().zip(out_rest).zip(&self.scale[first..]).zip(&self.shift[first..])
+            {
+                [*out] = self.activated(&[raw], &[scale], &[shift]);
             }
         }
+    }
+
+    #[inline(always)]
+    fn activated<const N: usize>(&self, raw: &[f32; N], scale: &[f32; N], shift: &[f32; N]) -> [f32; N] {
+        let mut out = [0.0; N];
+        for i in 0..N {
+            let y = raw[i] * scale[i] + shift[i];
+            out[i] = if y >= 0.0 { y } else { y * self.slope };
+        }
+        out
     }
 
     /// [`Self::apply`] to the part `there` of `out`, and zeros around it.
@@ -61,15 +82,43 @@ impl Affine {
         out[there.end..].fill(0.0);
         self.apply(raw, &mut out[there]);
     }
-}
 
-/// Rows of voxels of which some channels are read.
-#[derive(Clone, Copy)]
-pub(in crate::ops) struct Rows {
-    /// Voxels of a row.
-    pub voxels: usize,
-    /// Floats from voxel to voxel.
-    pub stride: usize,
+    /// As [`Self::apply_padded`], in bfloat16: rounded if there is one `part`, else the upper numbers in the first and
+    /// the lower ones in the second.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub fn apply_halves<const PARTS: usize>(
+        &self,
+        raw: &[f32],
+        there: Range<usize>,
+        mut parts: [&mut [u16]; PARTS],
+    ) {
+        for part in &mut parts {
+            part[..there.start].fill(0);
+            part[there.end..].fill(0);
+        }
+        let period = self.scale.len();
+        let (scales, shifts) = (self.scale.as_chunks::<LANES>().0, self.shift.as_chunks::<LANES>().0);
+        for (i, raw) in raw.chunks(period).enumerate() {
+            let at = there.start + i * period;
+            let (vectors, rest) = raw.as_chunks::<LANES>();
+            for (i, ((raw, scale), shift)) in vectors.iter().zip(scales).zip(shifts).enumerate() {
+                let at = at + i * LANES;
+                let halves = amx::halves::<PARTS, LANES>(self.activated(raw, scale, shift));
+                for p in 0..PARTS {
+                    parts[p][at..at + LANES].copy_from_slice(&halves[p]);
+                }
+            }
+            let first = raw.len() - rest.len();
+            for (i, &raw) in (first..).zip(rest) {
+                let halves =
+                    amx::halves::<PARTS, 1>(self.activated(&[raw], &[self.scale[i]], &[self.shift[i]]));
+                for p in 0..PARTS {
+                    parts[p][at + i] = halves[p][0];
+                }
+            }
+        }
+    }
 }
 
 /// Per-channel count, mean and sum of squared deviations, mergeable (Chan, Golub, LeVeque 1983).
@@ -93,59 +142,6 @@ impl Moments {
         self.squares.fill(0.0);
     }
 
-    /// Mean and sum of squared deviations of the first `parts.len()` channels of `rows`.
-    ///
-    /// Deviations are taken from the first voxel, so that nothing cancels where the mean is large; a row is summed
-    /// in `f32`, the rows in `f64`.
-    ///
-    /// # Safety
-    /// Every row must be readable at the channels of each of its voxels.
-    #[inline(always)]
-    pub unsafe fn of_rows(
-        rows: &(impl Iterator<Item = *const f32> + Clone),
-        Rows { voxels, stride }: Rows,
-        parts: &mut [[f64; 2]],
-    ) {
-        let Some(first_row) = rows.clone().next() else { return };
-        for (chunk, parts) in parts.chunks_mut(LANES).enumerate() {
-            let first_channel = chunk * LANES;
-            let mut pivot = [0f32; LANES];
-            // SAFETY: the channels of the first voxel are readable.
-            unsafe {
-                std::ptr::copy_nonoverlapping(first_row.add(first_channel), pivot.as_mut_ptr(), parts.len());
-            }
-            let (mut sum, mut squares) = ([0f64; LANES], [0f64; LANES]);
-            let mut count = 0;
-            for row in rows.clone() {
-                // SAFETY: as the caller vouches, for these channels.
-                let (s, q) = unsafe {
-                    let row = row.add(first_channel);
-                    match parts.len() {
-                        LANES => sums_of_row::<LANES>(row, voxels, stride, &pivot),
-                        8 => sums_of_row::<8>(row, voxels, stride, &pivot),
-                        _ => {
-                            let mut sums = ([0f32; LANES], [0f32; LANES]);
-                            for c in 0..parts.len() {
-                                let (s, q) = sums_of_row::<1>(row.add(c), voxels, stride, &pivot[c..]);
-                                (sums.0[c], sums.1[c]) = (s[0], q[0]);
-                            }
-                            sums
-                        }
-                    }
-                };
-                for c in 0..LANES {
-                    sum[c] += f64::from(s[c]);
-                    squares[c] += f64::from(q[c]);
-                }
-                count += voxels;
-            }
-            for (c, part) in parts.iter_mut().enumerate() {
-                let mean = sum[c] / count as f64;
-                *part = [mean + f64::from(pivot[c]), squares[c] - mean * sum[c]];
-            }
-        }
-    }
-
     /// Adds a sample of `count` voxels with (mean, squares) of each channel in `channels`.
     pub fn merge(&mut self, channels: Range<usize>, count: f64, parts: &[[f64; 2]]) {
         for (c, &[mean, squares]) in channels.zip(parts) {
@@ -161,47 +157,4 @@ impl Moments {
     pub fn mean_and_variance(&self, channel: usize) -> (f64, f64) {
         (self.mean[channel], (self.squares[channel] / self.count[channel]).max(0.0))
     }
-}
-
-/// Sums of deviations from the pivot and of their squares, for `N` channels of a row; two voxels at a time, because
-/// one addition waits for the one before.
-///
-/// # Safety
-/// The row must be readable at `N` channels of each voxel.
-#[inline(always)]
-unsafe fn sums_of_row<const N: usize>(
-    row: *const f32,
-    voxels: usize,
-    stride: usize,
-    pivot: &[f32],
-) -> ([f32; LANES], [f32; LANES]) {
-    let mut pivots = [0f32; N];
-    pivots.copy_from_slice(&pivot[..N]);
-    let (mut sum, mut squares) = ([[0f32; N]; 2], [[0f32; N]; 2]);
-    for pair in 0..voxels / 2 {
-        for half in 0..2 {
-            // SAFETY: the voxel exists; the caller vouches for its channels.
-            let values = unsafe { row.add((2 * pair + half) * stride).cast::<[f32; N]>().read_unaligned() };
-            for c in 0..N {
-                let d = values[c] - pivots[c];
-                sum[half][c] += d;
-                squares[half][c] += d * d;
-            }
-        }
-    }
-    if voxels % 2 == 1 {
-        // SAFETY: the last voxel exists; the caller vouches for its channels.
-        let values = unsafe { row.add((voxels - 1) * stride).cast::<[f32; N]>().read_unaligned() };
-        for c in 0..N {
-            let d = values[c] - pivots[c];
-            sum[0][c] += d;
-            squares[0][c] += d * d;
-        }
-    }
-    let (mut s, mut q) = ([0f32; LANES], [0f32; LANES]);
-    for c in 0..N {
-        s[c] = sum[0][c] + sum[1][c];
-        q[c] = squares[0][c] + squares[1][c];
-    }
-    (s, q)
 }

@@ -43,26 +43,26 @@ fn split(value: f32) -> [u16; 2] {
     [(upper >> 16) as u16, round(value - f32::from_bits(upper))]
 }
 
-/// Rounds a line to bfloat16.
+/// Numbers as bfloat16: rounded if there is one part, else split in upper and lower.
 #[inline(always)]
-pub(super) fn round_line(line: &[f32], out: &mut [u16]) {
-    for (out, &v) in out.iter_mut().zip(line) {
-        *out = round(v);
+pub(super) fn halves<const PARTS: usize, const N: usize>(values: [f32; N]) -> [[u16; N]; PARTS] {
+    let mut halves = [[0; N]; PARTS];
+    for i in 0..N {
+        if PARTS == 1 {
+            halves[0][i] = round(values[i]);
+        } else {
+            [halves[0][i], halves[1][i]] = split(values[i]);
+        }
     }
-}
-
-/// Splits a line in upper and lower bfloat16 numbers.
-#[inline(always)]
-pub(super) fn split_line(line: &[f32], upper: &mut [u16], lower: &mut [u16]) {
-    for ((upper, lower), &v) in upper.iter_mut().zip(lower).zip(line) {
-        [*upper, *lower] = split(v);
-    }
+    halves
 }
 
 /// Weights as tiles: block of 32 output channels, segment, 32 inputs of it, part, half of the block, pair of inputs,
 /// output channel, input of the pair.
 pub(super) struct TileWeights {
     data: AlignedFloats,
+    /// 32 of each block.
+    biases: AlignedFloats,
     parts: usize,
     /// Where each segment begins, in runs of 32 inputs, and after the last one their number.
     starts: Vec<usize>,
@@ -108,7 +108,12 @@ impl TileWeights {
                 }
             }
         });
-        Self { data, parts, starts }
+        let mut biases = AlignedFloats::zeros(blocks.block_count() * 2 * SIDE);
+        for (block, to) in biases.as_mut_slice().chunks_exact_mut(2 * SIDE).enumerate() {
+            let bias = blocks.bias(block);
+            to[..bias.len()].copy_from_slice(bias);
+        }
+        Self { data, biases, parts, starts }
     }
 
     /// Bytes of a block's weights.
@@ -140,13 +145,13 @@ pub(super) struct TileSegment {
     pub weights: usize,
 }
 
-/// One block of up to 32 output channels.
+/// One block of up to 32 output channels at the outputs of one plane.
 #[derive(Clone, Copy)]
-pub(super) struct TileColumns<'a> {
+pub(super) struct TileSum<'a> {
     pub weights: &'a TileWeights,
     pub block: usize,
-    /// Of the block's channels.
-    pub bias: &'a [f32],
+    pub segments: &'a [TileSegment],
+    pub inputs: &'a [u16],
 }
 
 /// A tile of positions: row and first position, both counted within the box.
@@ -183,21 +188,20 @@ impl Tiles {
         Self { positions }
     }
 
-    /// Sums all segments at two tiles of positions for one block of 32 output channels: `sums` becomes
-    /// (tile of positions, half of the block, position, channel).
+    /// Sums all segments at two tiles of positions for one block of 32 output channels; the sums of each tile are
+    /// written to `out`, (position, channel), from where `to` says.
     ///
     /// # Panics
-    /// If a segment reaches beyond `inputs`; there must be 32 numbers behind its last one.
+    /// If a segment reaches beyond the inputs (there must be 32 numbers behind its last one), or a tile beyond `out`.
+    #[inline(always)]
     pub fn multiply(
         &self,
-        TileColumns { weights, block, bias }: TileColumns<'_>,
-        segments: &[TileSegment],
-        inputs: &[u16],
+        TileSum { weights, block, segments, inputs }: TileSum<'_>,
         at: [TilePosition; 2],
-        sums: &mut [f32; 4 * SIDE * SIDE],
+        out: &mut [f32],
+        to: [usize; 2],
     ) {
-        let mut padded = [0f32; 2 * SIDE];
-        padded[..bias.len()].copy_from_slice(bias);
+        let bias = &weights.biases.as_slice()[block * 2 * SIDE..][..2 * SIDE];
         // The compiler does not use tile registers by itself, so they keep their values from one block of assembler
         // to the next.
         // SAFETY: AMX is available and configured, as `configure` was promised; reads sixteen floats from two places,
@@ -208,7 +212,7 @@ impl Tiles {
                 "tileloadd tmm1, [{bias} + {zero}*1 + 64]",
                 "tileloadd tmm2, [{bias} + {zero}*1]",
                 "tileloadd tmm3, [{bias} + {zero}*1 + 64]",
-                bias = in(reg) padded.as_ptr(), zero = in(reg) 0usize,
+                bias = in(reg) bias.as_ptr(), zero = in(reg) 0usize,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 options(nostack, readonly),
             );
@@ -231,14 +235,18 @@ impl Tiles {
                 }
             }
         }
-        // SAFETY: AMX is available and configured; four tiles of at most 16 × 16 floats are written.
+        for to in to {
+            assert!(to + self.positions * 2 * SIDE <= out.len(), "tile of sums reaches beyond its buffer");
+        }
+        let [first, second] = to.map(|to| out[to..].as_mut_ptr());
+        // SAFETY: AMX is available and configured; both places were checked to hold all positions, 32 floats each.
         unsafe {
             asm!(
-                "tilestored [{sums} + {row}*1], tmm0",
-                "tilestored [{sums} + {row}*1 + 1024], tmm1",
-                "tilestored [{sums} + {row}*1 + 2048], tmm2",
-                "tilestored [{sums} + {row}*1 + 3072], tmm3",
-                sums = in(reg) sums.as_mut_ptr(), row = in(reg) 4 * SIDE,
+                "tilestored [{first} + {row}*1], tmm0",
+                "tilestored [{first} + {row}*1 + 64], tmm1",
+                "tilestored [{second} + {row}*1], tmm2",
+                "tilestored [{second} + {row}*1 + 64], tmm3",
+                first = in(reg) first, second = in(reg) second, row = in(reg) 8 * SIDE,
                 options(nostack),
             );
         }

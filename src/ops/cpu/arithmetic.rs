@@ -147,6 +147,11 @@ impl Arithmetic {
         self.isa
     }
 
+    /// The same instruction set with products in float32.
+    pub(super) fn in_float32(self) -> Self {
+        Self { precision: Precision::F32, ..self }
+    }
+
     /// The precision that is computed in, which is float32 wherever there is no bfloat16.
     pub fn precision(self) -> Precision {
         self.precision

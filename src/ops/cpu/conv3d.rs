@@ -1,21 +1,22 @@
 //! 3-D convolution on the CPU.
 //!
 //! The output is cut into boxes ([`Blocking`]), by the shape of the convolution alone, so that results do not depend
-//! on the number of threads. The task of a box first copies the input that the box depends on, activated and padded
-//! with zeros in y and x, into a scratch buffer of its own; planes outside the image are left out of the sum. With
-//! three taps and stride 1 along x the copy is what Winograd's algorithm multiplies ([`super::winograd`]), otherwise
-//! the padded rows themselves. Then the kernels run over it, block by block of output channels, and the moments of
-//! what was written are taken while it is still in the cache.
+//! on the number of threads. The task of a box ([`ConvTask`]) goes through its planes a few at a time. It copies the
+//! input that these depend on, activated and padded with zeros in y and x, into a scratch buffer of its own, as far as it
+//! is not there already; planes outside the image are left out of the sum. With three taps and stride 1 along x the copy
+//! is what Winograd's algorithm multiplies ([`super::winograd`]), for tiles of AMX it is bfloat16 ([`super::amx`]),
+//! otherwise the padded rows themselves. Then the kernels run over it, block by block of output channels, and finished
+//! rows go to the output while their moments are taken ([`super::epilogue`]).
 
 use super::Arithmetic;
 #[cfg(target_arch = "x86_64")]
 use super::Isa;
-use super::activation::{Affine, Moments, Rows};
-use super::aligned::AlignedFloats;
+use super::activation::{Affine, Moments};
 #[cfg(target_arch = "x86_64")]
 use super::amx::{self, SIDE, TileWeights};
-use super::blocking::{Blocking, Extent};
-use super::kernel::{self, Columns, Destination, MAX_SEGMENTS, PackedWeights, Segment, Vectorised, dispatch};
+use super::blocking::{Blocking, Costs, Extent};
+use super::conv_task::{ConvTask, Scratch, SharedOutput};
+use super::kernel::{PackedWeights, dispatch};
 use super::winograd::{self, OUTPUTS, POINTS};
 use crate::ops::value::{Activation, ActivationMut, Operand};
 use rayon::prelude::*;
@@ -27,27 +28,9 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
 }
 
-/// Buffers of one worker thread, kept from task to task.
-#[derive(Default)]
-pub(super) struct Scratch {
-    /// Copied input.
-    pub rows: AlignedFloats,
-    /// One activated row before it is transformed.
-    line: AlignedFloats,
-    /// Sums at Winograd's points: (point, plane, position, block width).
-    sums: AlignedFloats,
-}
-
-impl Scratch {
-    /// Calls `work` with this thread's buffers.
-    pub fn with<R>(work: impl FnOnce(&mut Self) -> R) -> R {
-        SCRATCH.with_borrow_mut(work)
-    }
-}
-
 /// How the taps along x are summed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scheme {
+pub(super) enum Scheme {
     /// One after the other.
     Direct,
     /// Four outputs at a time ([`winograd`]).
@@ -58,7 +41,7 @@ enum Scheme {
 }
 
 impl Scheme {
-    fn points(self) -> usize {
+    pub fn points(self) -> usize {
         match self {
             Self::Direct => 1,
             Self::Winograd => POINTS,
@@ -77,17 +60,20 @@ pub(in crate::ops) struct Geometry {
     pub out_dims: [usize; 3],
 }
 
-/// A convolution as the CPU runs it.
+/// A convolution as the CPU runs it, or a transposed one whose kernel is its stride: to every input voxel it is a
+/// convolution of one tap with as many groups of output channels as the voxel becomes rows of voxels.
 pub(in crate::ops) struct CpuConv {
     pub(super) geometry: Geometry,
+    /// Planes and rows of the output that a voxel becomes, each a group of output channels.
+    pub(super) upsampling: [usize; 2],
     /// Channels of each source.
-    channels: Vec<usize>,
-    scheme: Scheme,
+    pub(super) channels: Vec<usize>,
+    pub(super) scheme: Scheme,
     /// Segments are numbered (source, kz, ky); there are none where the weights are tiles.
     pub(super) weights: PackedWeights,
     #[cfg(target_arch = "x86_64")]
-    tiles: Option<TileWeights>,
-    blocking: Blocking,
+    pub(super) tiles: Option<TileWeights>,
+    pub(super) blocking: Blocking,
     state: Mutex<State>,
 }
 
@@ -107,10 +93,43 @@ impl CpuConv {
         arithmetic: Arithmetic,
         weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
     ) -> Self {
+        Self::pack(geometry, [1, 1], operands, bias, arithmetic, weight)
+    }
+
+    /// Packs `weight(tap, o, i)` of a transposed convolution: `kz · stride_y + ky`, `kx · channels` and output channel,
+    /// input channel. `bias` is that of all `stride_x · channels` of one tap.
+    pub fn transposed(
+        stride: [usize; 3],
+        operand: Operand,
+        bias: &[f32],
+        arithmetic: Arithmetic,
+        weight: impl Fn(usize, usize, usize) -> f32 + Sync,
+    ) -> Self {
+        let dims = operand.shape.dims;
+        let geometry = Geometry { kernel: [1; 3], stride: [1; 3], in_dims: dims, out_dims: dims };
+        let upsampling = [stride[0], stride[1]];
+        let per_group = bias.len();
+        let bias = bias.repeat(stride[0] * stride[1]);
+        // Memory decides how long it takes, so the better precision costs next to nothing.
+        let arithmetic = arithmetic.in_float32();
+        Self::pack(geometry, upsampling, &[operand], &bias, arithmetic, |o, i, _, _| {
+            weight(o / per_group, o % per_group, i)
+        })
+    }
+
+    fn pack(
+        geometry: Geometry,
+        upsampling: [usize; 2],
+        operands: &[Operand],
+        bias: &[f32],
+        arithmetic: Arithmetic,
+        weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
+    ) -> Self {
+        let groups = upsampling[0] * upsampling[1];
         let [kernel_z, kernel_y, kernel_x] = geometry.kernel;
         let channels: Vec<usize> = operands.iter().map(|o| o.shape.channels).collect();
         let taps = kernel_z * kernel_y;
-        let scheme = Self::choose_scheme(&geometry, &channels, bias.len(), arithmetic);
+        let scheme = Self::choose_scheme(&geometry, &channels, bias.len() / groups, arithmetic);
         let per_position = if scheme == Scheme::Winograd { 1 } else { kernel_x };
         let segment_lens: Vec<usize> = channels.iter().flat_map(|&c| vec![per_position * c; taps]).collect();
         let weight_at = |point: usize, segment: usize, k: usize, o: usize| {
@@ -126,44 +145,59 @@ impl CpuConv {
         };
         #[cfg(target_arch = "x86_64")]
         let (weights, tiles) = if let Scheme::Tiles { .. } = scheme {
-            let weights = PackedWeights::pack(arithmetic, bias, 1, &[], weight_at);
+            let weights = PackedWeights::pack(arithmetic, groups, bias, 1, &[], weight_at);
             let tiles =
                 TileWeights::pack(arithmetic.precision(), &weights, &segment_lens, |segment, k, o| {
                     weight_at(0, segment, k, o)
                 });
             (weights, Some(tiles))
         } else {
-            (PackedWeights::pack(arithmetic, bias, scheme.points(), &segment_lens, weight_at), None)
+            (PackedWeights::pack(arithmetic, groups, bias, scheme.points(), &segment_lens, weight_at), None)
         };
         #[cfg(target_arch = "x86_64")]
         let block_bytes = tiles.as_ref().map_or(weights.block_bytes(), TileWeights::block_bytes);
         #[cfg(not(target_arch = "x86_64"))]
-        let weights = PackedWeights::pack(arithmetic, bias, scheme.points(), &segment_lens, weight_at);
+        let weights =
+            PackedWeights::pack(arithmetic, groups, bias, scheme.points(), &segment_lens, weight_at);
         #[cfg(not(target_arch = "x86_64"))]
         let block_bytes = weights.block_bytes();
+        let (number_bytes, costs) = match scheme {
+            #[cfg(target_arch = "x86_64")]
+            Scheme::Tiles { parts } => (2 * parts, Costs::tiles(parts)),
+            _ => (4, Costs::VECTORS),
+        };
         let extent = Extent {
             geometry,
             channels: channels.iter().sum(),
             winograd: scheme == Scheme::Winograd,
+            number_bytes,
             blocks: weights.block_count(),
             block_bytes,
+            costs,
         };
         let blocking = Blocking::choose(&extent);
-        let tasks = blocking.tasks(geometry.out_dims, weights.block_count());
-        let state = State {
-            affines: operands.iter().map(|_| Affine::default()).collect(),
-            parts: vec![[0.0; 2]; tasks * Self::channels_per_task(&weights, &blocking)],
-        };
-        Self {
+        let affines = operands.iter().map(|_| Affine::default()).collect();
+        let mut conv = Self {
             geometry,
+            upsampling,
             channels,
             scheme,
             weights,
             #[cfg(target_arch = "x86_64")]
             tiles,
             blocking,
-            state: Mutex::new(state),
-        }
+            state: Mutex::new(State { affines, parts: Vec::new() }),
+        };
+        conv.set_blocking(blocking);
+        conv
+    }
+
+    /// Makes these the boxes.
+    fn set_blocking(&mut self, blocking: Blocking) {
+        self.blocking = blocking;
+        let tasks = blocking.tasks(self.geometry.out_dims, self.weights.block_count());
+        let parts = tasks * Self::channels_per_task(&self.weights, &blocking);
+        self.state.get_mut().unwrap_or_else(PoisonError::into_inner).parts = vec![[0.0; 2]; parts];
     }
 
     /// Winograd pays where there is enough to sum per transform, and tiles of four do not overhang rows by much.
@@ -217,9 +251,11 @@ impl CpuConv {
             self.channels.len(),
             "convolution called with other sources than packed for"
         );
+        let voxels: usize = self.geometry.out_dims.iter().product();
         assert_eq!(
             out.raw.len(),
-            self.geometry.out_dims.iter().product::<usize>() * self.weights.out_channels
+            voxels * self.weights.out_channels,
+            "output of another shape than packed for"
         );
         for (source, &channels) in sources.iter().zip(&self.channels) {
             let voxels: usize = self.geometry.in_dims.iter().product();
@@ -234,7 +270,7 @@ impl CpuConv {
         let shared = SharedOutput { to: out.raw.as_mut_ptr(), len: out.raw.len() };
         let (affines, wanted) = (&*affines, moments.is_some());
         parts.par_chunks_mut(per_task).enumerate().with_max_len(1).for_each(|(task, parts)| {
-            Scratch::with(|scratch| {
+            SCRATCH.with_borrow_mut(|scratch| {
                 let parts = wanted.then_some(parts);
                 let place = self.blocking.place(task, self.geometry.out_dims, self.weights.block_count());
                 let work = ConvTask { conv: self, sources, affines, place, out: &shared, parts, scratch };
@@ -250,19 +286,26 @@ impl CpuConv {
         }
     }
 
+    /// Input voxels of a row with `positions` outputs, and at how many positions they are kept.
+    pub(super) fn columns(&self, positions: usize) -> (usize, usize) {
+        let Geometry { kernel: [_, _, kernel], stride: [_, _, stride], .. } = self.geometry;
+        if self.scheme == Scheme::Winograd {
+            let tiles = positions.div_ceil(OUTPUTS);
+            return (tiles * OUTPUTS + kernel - 1, tiles);
+        }
+        let columns = (positions - 1) * stride + kernel;
+        (columns, columns)
+    }
+
+    /// Output channels of a voxel, or of the row of voxels that it becomes.
+    pub(super) fn voxel_channels(&self) -> usize {
+        self.weights.out_channels / self.upsampling.iter().product::<usize>()
+    }
+
     fn channel_range(&self, blocks: &Range<usize>) -> Range<usize> {
         self.weights.block(blocks.start).0.start..self.weights.block(blocks.end - 1).0.end
     }
 }
-
-/// The output, written by many tasks, each within its box.
-pub(super) struct SharedOutput {
-    pub to: *mut f32,
-    pub len: usize,
-}
-
-// SAFETY: tasks write disjoint boxes of voxels and blocks of channels, and nobody reads meanwhile but the task itself.
-unsafe impl Sync for SharedOutput {}
 
 /// The part of the output that one task computes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -279,233 +322,112 @@ impl Place {
     }
 }
 
-pub(super) struct ConvTask<'a> {
-    pub conv: &'a CpuConv,
-    sources: &'a [Activation<'a>],
-    affines: &'a [Affine],
-    pub place: Place,
-    pub out: &'a SharedOutput,
-    parts: Option<&'a mut [[f64; 2]]>,
-    scratch: &'a mut Scratch,
-}
+#[cfg(test)]
+mod tests {
+    use super::super::{Isa, Precision};
+    use super::*;
+    use crate::ops::value::ValueShape;
 
-/// Where the copied rows of one source lie in scratch: (point, plane, row, position or voxel, channel).
-#[derive(Clone, Copy, Default)]
-pub(super) struct Copied {
-    at: usize,
-    /// First input plane, which exists.
-    first_plane: usize,
-    planes: usize,
-    /// Input rows, counted from `first output row · stride - kernel / 2`, which may be outside.
-    rows: usize,
-    /// Floats of one row at one point.
-    pub row: usize,
-}
-
-impl Copied {
-    pub fn point(&self) -> usize {
-        self.planes * self.rows * self.row
+    /// Numbers of order 1.
+    fn noise(seed: usize, len: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 7919 + seed * 104_729) as f32 * 0.618).sin()).collect()
     }
-}
 
-/// The input indices that taps `0..kernel` of output `position` read, cut to the image, with the first such tap.
-fn taps(position: usize, kernel: usize, stride: usize, size: usize) -> (Range<usize>, usize) {
-    let start = (position * stride) as isize - (kernel / 2) as isize;
-    let first_tap = (-start).max(0) as usize;
-    let from = start.max(0) as usize;
-    let to = ((start + kernel as isize).max(0) as usize).min(size);
-    (from..to.max(from), first_tap)
-}
+    /// The raw output and, but for transposed convolutions, (mean, variance) of each channel.
+    fn run(conv: &CpuConv, operands: &[Operand], raw: &[Vec<f32>]) -> (Vec<f32>, Vec<(f64, f64)>) {
+        let constant = [vec![0.5; 64], vec![0.25; 64]];
+        let sources: Vec<_> = operands
+            .iter()
+            .zip(raw)
+            .map(|(operand, raw)| Activation {
+                operand: *operand,
+                scale: &constant[0][..operand.shape.channels],
+                shift: &constant[1][..operand.shape.channels],
+                raw,
+            })
+            .collect();
+        let out_channels = conv.weights.out_channels;
+        let mut out = vec![0.0; conv.geometry.out_dims.iter().product::<usize>() * out_channels];
+        let mut view = ActivationMut { scale: &mut [], shift: &mut [], raw: &mut out };
+        if conv.upsampling != [1, 1] {
+            conv.run(&sources, &mut view, None);
+            return (out, Vec::new());
+        }
+        let mut moments = Moments::empty(out_channels);
+        conv.run(&sources, &mut view, Some(&mut moments));
+        (out, (0..out_channels).map(|c| moments.mean_and_variance(c)).collect())
+    }
 
-impl Vectorised for ConvTask<'_> {
-    #[inline(always)]
-    fn run(mut self) {
-        let mut rows = std::mem::take(&mut self.scratch.rows);
-        let mut line = std::mem::take(&mut self.scratch.line);
-        let mut sums = std::mem::take(&mut self.scratch.sums);
-        let mut copied = [Copied::default(); 2];
-        let mut end = 0;
-        for (s, copied) in copied.iter_mut().enumerate().take(self.sources.len()) {
-            *copied = self.layout(s, end);
-            end += self.conv.scheme.points() * copied.point();
-        }
-        #[cfg(target_arch = "x86_64")]
-        if let Scheme::Tiles { .. } = self.conv.scheme {
-            // The last tile reads up to a whole run of inputs beyond the end, multiplied by zeros: any numbers but NaN.
-            rows.first((end + amx::DEPTH).div_ceil(2));
-            rows.as_mut_halves()[end..end + amx::DEPTH].fill(0);
-        }
-        rows.first(end);
-        for (s, copied) in copied.iter().enumerate().take(self.sources.len()) {
-            self.copy_rows(s, copied, &mut rows, &mut line);
-        }
-        #[cfg(target_arch = "x86_64")]
-        if let Some(tiles) = &self.conv.tiles {
-            self.tiles(tiles, &copied, rows.as_halves());
-        }
-        for block in self.place.blocks.clone() {
-            // SAFETY: the task's box is its own.
-            unsafe {
-                match self.conv.scheme {
-                    Scheme::Direct => self.direct(block, &copied, rows.as_slice()),
-                    Scheme::Winograd => self.winograd(block, &copied, rows.as_slice(), &mut sums),
-                    #[cfg(target_arch = "x86_64")]
-                    Scheme::Tiles { .. } => {}
-                }
+    /// Compares runs in several boxes with one in the boxes that were chosen.
+    fn check(packed: &dyn Fn() -> CpuConv, operands: &[Operand], out_dims: [usize; 3], what: &str) {
+        let raw: Vec<_> = operands.iter().enumerate().map(|(i, o)| noise(i, o.shape.data_len())).collect();
+        let nothing: Vec<_> = raw.iter().map(|raw| vec![f32::NAN; raw.len()]).collect();
+        let (expected, expected_moments) = run(&packed(), operands, &raw);
+        for (planes, group, rows, columns, blocks) in
+            [(13, 1, 6, 22, 2), (4, 2, 3, 22, 2), (6, 3, 2, 8, 1), (1, 1, 1, 4, 1), (8, 8, 4, 12, 2)]
+        {
+            let mut conv = packed();
+            let columns = if columns == 22 { out_dims[2] } else { columns };
+            conv.set_blocking(Blocking { planes, group, rows, columns, blocks });
+            // Leaves numbers in the scratch buffers that must not be read.
+            run(&conv, operands, &nothing);
+            let (out, moments) = run(&conv, operands, &raw);
+            assert!(out == expected, "{what} {:?}", conv.blocking);
+            for ((mean, variance), (expected_mean, expected_variance)) in
+                moments.iter().zip(&expected_moments)
+            {
+                assert!((mean - expected_mean).abs() < 1e-5, "{what}: {mean}, expected {expected_mean}");
+                assert!(
+                    (variance / expected_variance - 1.0).abs() < 1e-5,
+                    "{what}: {variance}, expected {expected_variance}"
+                );
             }
         }
-        self.scratch.rows = rows;
-        self.scratch.line = line;
-        self.scratch.sums = sums;
-        if let Some(parts) = self.parts.take() {
-            self.take_moments(parts);
-        }
-    }
-}
-
-impl ConvTask<'_> {
-    fn layout(&self, s: usize, at: usize) -> Copied {
-        let Geometry { kernel, stride, in_dims, .. } = self.conv.geometry;
-        let (first, _) = taps(self.place.z.start, kernel[0], stride[0], in_dims[0]);
-        let (last, _) = taps(self.place.z.end - 1, kernel[0], stride[0], in_dims[0]);
-        let rows = (self.place.y.len() - 1) * stride[1] + kernel[1];
-        let columns = self.place.x.len();
-        let positions = match self.conv.scheme {
-            Scheme::Winograd => columns.div_ceil(OUTPUTS),
-            _ => (columns - 1) * stride[2] + kernel[2],
-        };
-        let row = positions * self.conv.channels[s];
-        Copied { at, first_plane: first.start, planes: last.end - first.start, rows, row }
     }
 
-    /// Copies what this task reads of source `s`.
-    #[inline(always)]
-    fn copy_rows(&self, s: usize, copied: &Copied, scratch: &mut AlignedFloats, line: &mut AlignedFloats) {
-        let Geometry { kernel, stride, in_dims: [_, height, width], .. } = self.conv.geometry;
-        let channels = self.conv.channels[s];
-        let first_row = (self.place.y.start * stride[1]) as isize - (kernel[1] / 2) as isize;
-        let first_column = (self.place.x.start * stride[2]) as isize - (kernel[2] / 2) as isize;
-        let columns = match self.conv.scheme {
-            Scheme::Winograd => copied.row / channels * OUTPUTS + kernel[2] - 1,
-            _ => copied.row / channels,
-        };
-        // The part of a row that exists, counted from the row's own beginning.
-        let from = (-first_column).clamp(0, columns as isize) as usize;
-        let to = (width as isize - first_column).clamp(from as isize, columns as isize) as usize;
-        for plane in 0..copied.planes {
-            for row in 0..copied.rows {
-                let at = copied.at + (plane * copied.rows + row) * copied.row;
-                let y = first_row + row as isize;
-                let raw = if y >= 0 && y < height as isize {
-                    let start = ((copied.first_plane + plane) * height + y as usize) * width;
-                    let first = (start as isize + first_column) * channels as isize;
-                    let first = (first + (from * channels) as isize) as usize;
-                    &self.sources[s].raw[first..first + (to - from) * channels]
-                } else {
-                    &[]
+    #[test]
+    fn boxes_and_groups_of_planes_change_nothing_but_the_order_of_moments() {
+        let out_channels = 40;
+        let bias = noise(3, 2 * out_channels);
+        let weights = noise(2, out_channels * 40 * 49);
+        let all = Isa::available().map(|isa| (isa, Precision::F32));
+        for (isa, precision) in all.chain(Isa::Amx.is_available().then_some((Isa::Amx, Precision::Bf16))) {
+            let arithmetic = Arithmetic::new(Some(isa), precision).unwrap();
+            for (in_dims, kernel, stride, inputs) in [
+                ([13, 6, 22], [3; 3], [1; 3], &[24][..]),
+                ([13, 6, 22], [3; 3], [2, 1, 2], &[24]),
+                ([13, 6, 22], [1, 3, 3], [1; 3], &[24, 16]),
+                ([13, 6, 22], [5, 1, 1], [3, 1, 1], &[24]),
+                ([2, 6, 22], [7, 3, 3], [1; 3], &[16, 24]),
+                ([9, 3, 9], [3; 3], [1; 3], &[32]),
+            ] {
+                let operands: Vec<_> = inputs
+                    .iter()
+                    .map(|&channels| Operand {
+                        shape: ValueShape { dims: in_dims, channels },
+                        negative_slope: 0.01,
+                    })
+                    .collect();
+                let total: usize = inputs.iter().sum();
+                let out_dims = std::array::from_fn(|a| (in_dims[a] - 1) / stride[a] + 1);
+                let geometry = Geometry { kernel, stride, in_dims, out_dims };
+                let taps = kernel[0] * kernel[1];
+                let weight = |o: usize, i: usize, tap: usize, x: usize| {
+                    weights[(((o * total + i) * taps + tap) * kernel[2] + x) % weights.len()]
                 };
-                let there = if raw.is_empty() { columns..columns } else { from..to };
-                let there = there.start * channels..there.end * channels;
-                match self.conv.scheme {
-                    Scheme::Direct => {
-                        let row = &mut scratch.as_mut_slice()[at..at + copied.row];
-                        self.affines[s].apply_padded(raw, there, row);
-                    }
-                    Scheme::Winograd => {
-                        let line = line.first(columns * channels);
-                        self.affines[s].apply_padded(raw, there, line);
-                        let distance = copied.point();
-                        let end = at + (POINTS - 1) * distance + copied.row;
-                        let points = &mut scratch.as_mut_slice()[at..end];
-                        winograd::transform_inputs(line, channels, points, distance);
-                    }
-                    #[cfg(target_arch = "x86_64")]
-                    Scheme::Tiles { parts } => {
-                        let line = line.first(columns * channels);
-                        self.affines[s].apply_padded(raw, there, line);
-                        Self::write_halves(line, parts, copied.point(), &mut scratch.as_mut_halves()[at..]);
-                    }
-                }
+                let packed = || CpuConv::new(geometry, &operands, &bias[..out_channels], arithmetic, weight);
+                check(
+                    &packed,
+                    &operands,
+                    out_dims,
+                    &format!("{arithmetic} {kernel:?} {stride:?} {inputs:?}"),
+                );
             }
+            let operand =
+                Operand { shape: ValueShape { dims: [5, 6, 22], channels: 24 }, negative_slope: 0.01 };
+            let weight = |tap: usize, o: usize, i: usize| weights[(tap * 80 + o) * 24 + i];
+            let packed = || CpuConv::transposed([2, 2, 2], operand, &bias, arithmetic, weight);
+            check(&packed, &[operand], operand.shape.dims, &format!("{arithmetic} transposed"));
         }
-    }
-
-    /// Lists the segments that the positions of output row `y` (of the box) in plane `z` sum over.
-    #[inline(always)]
-    pub(super) fn segments(
-        &self,
-        [z, y]: [usize; 2],
-        point: usize,
-        copied: &[Copied; 2],
-        list: &mut [Segment; MAX_SEGMENTS],
-    ) -> usize {
-        let Geometry { kernel: [kernel_z, kernel_y, _], stride, in_dims, .. } = self.conv.geometry;
-        let (planes, first_tap) = taps(z, kernel_z, stride[0], in_dims[0]);
-        let mut used = 0;
-        for (s, &channels) in self.conv.channels.iter().enumerate() {
-            let here = copied[s];
-            let step = match self.conv.scheme {
-                Scheme::Winograd => channels,
-                _ => stride[2] * channels,
-            };
-            for (kz, plane) in (first_tap..).zip(planes.clone()) {
-                for ky in 0..kernel_y {
-                    let row = (plane - here.first_plane) * here.rows + y * stride[1] + ky;
-                    let input = here.at + point * here.point() + row * here.row;
-                    list[used] = Segment { input, step, weights: (s * kernel_z + kz) * kernel_y + ky };
-                    used += 1;
-                }
-            }
-        }
-        used
-    }
-
-    /// Where the output of a voxel's block begins.
-    pub(super) fn out(&self, [z, y, x]: [usize; 3], first_channel: usize) -> usize {
-        let [_, height, width] = self.conv.geometry.out_dims;
-        ((z * height + y) * width + x) * self.conv.weights.out_channels + first_channel
-    }
-
-    /// One block of output channels, row by row.
-    #[inline(always)]
-    unsafe fn direct(&self, block: usize, copied: &[Copied; 2], scratch: &[f32]) {
-        let weights = &self.conv.weights;
-        let (channels, _) = weights.block(block);
-        let mut list = [Segment::default(); MAX_SEGMENTS];
-        for z in self.place.z.clone() {
-            for y in self.place.y.clone() {
-                let used = self.segments([z, y - self.place.y.start], 0, copied, &mut list);
-                let positions = self.place.x.len();
-                let at = self.out([z, y, self.place.x.start], channels.start);
-                assert!(at + (positions - 1) * weights.out_channels + channels.len() <= self.out.len);
-                // SAFETY: the row was checked to lie within the output and belongs to this task's box; the
-                // instruction set is the caller's promise.
-                unsafe {
-                    let to = Destination {
-                        to: self.out.to.add(at),
-                        stride: weights.out_channels,
-                        valid: channels.len(),
-                    };
-                    let columns = Columns { block, point: 0, biased: true };
-                    kernel::run(weights, columns, &list[..used], scratch, positions, to);
-                }
-            }
-        }
-    }
-
-    /// Mean and squares of each channel over the box.
-    #[inline(always)]
-    fn take_moments(&self, parts: &mut [[f64; 2]]) {
-        let channels = self.conv.channel_range(&self.place.blocks);
-        let shape = Rows { voxels: self.place.x.len(), stride: self.conv.weights.out_channels };
-        let rows = self.place.z.clone().flat_map(|z| self.place.y.clone().map(move |y| (z, y)));
-        let rows = rows.map(|(z, y)| {
-            let at = self.out([z, y, self.place.x.start], channels.start);
-            assert!(at + (shape.voxels - 1) * shape.stride + channels.len() <= self.out.len);
-            // SAFETY: just checked to lie within the output.
-            unsafe { self.out.to.add(at).cast_const() }
-        });
-        // SAFETY: these channels of this box were checked to lie within the output, and this task wrote them.
-        unsafe { Moments::of_rows(&rows, shape, &mut parts[..channels.len()]) };
     }
 }

@@ -1,7 +1,7 @@
 //! Rows of a segmentation head's logits on the CPU.
 
 use super::activation::Affine;
-use super::kernel::{PackedWeights, Segment, Vectorised, dispatch, row};
+use super::kernel::{BEHIND_ROW, PackedWeights, Segment, Vectorised, dispatch, row};
 use crate::ops::Mirroring;
 use crate::ops::value::Activation;
 use std::cell::RefCell;
@@ -35,9 +35,11 @@ impl<'a> LogitRows<'a> {
         let raw = &self.features.raw[line * width * channels..][..width * channels];
         ROW_BUFFERS.with_borrow_mut(|[features, logits]| {
             features.resize(raw.len(), 0.0);
-            logits.resize(width * self.weights.out_channels, 0.0);
+            let len = width * self.weights.out_channels;
+            logits.resize(len + BEHIND_ROW, 0.0);
             let task = RowTask { rows: self, raw, width, features, logits };
             dispatch(self.weights.arithmetic.isa(), task);
+            let logits = &mut logits[..len];
             if self.mirroring[2] {
                 reverse_voxels(logits, self.weights.out_channels);
             }

@@ -25,22 +25,24 @@ struct Block {
 }
 
 impl Block {
-    /// How `channels` output channels are split for an instruction set.
-    fn split(channels: usize, isa: Isa) -> Vec<Self> {
+    /// How `groups` times `channels` output channels are split for an instruction set; no block is part of two groups.
+    fn split(groups: usize, channels: usize, isa: Isa) -> Vec<Self> {
         let widths: &[usize] = match isa {
             Isa::Amx | Isa::Avx512 => &[32, 16, 8],
             Isa::Avx2 | Isa::Portable => &[16, 8],
         };
         let mut blocks = Vec::new();
-        let mut first = 0;
-        while first < channels {
-            let left = channels - first;
-            // The narrowest width that takes all of the rest unless half of it would be padding, else the widest.
-            let covering = widths.iter().rev().find(|&&w| w >= left && (w < 2 * left || w == 8));
-            let width = covering.copied().unwrap_or(widths[0].min(left.next_power_of_two()));
-            let valid = left.min(width);
-            blocks.push(Self { first, valid, width });
-            first += valid;
+        for group in 0..groups {
+            let mut first = 0;
+            while first < channels {
+                let left = channels - first;
+                // The narrowest width that takes all of the rest unless half of it would be padding, else the widest.
+                let covering = widths.iter().rev().find(|&&w| w >= left && (w < 2 * left || w == 8));
+                let width = covering.copied().unwrap_or(widths[0].min(left.next_power_of_two()));
+                let valid = left.min(width);
+                blocks.push(Self { first: group * channels + first, valid, width });
+                first += valid;
+            }
         }
         blocks
     }
@@ -63,16 +65,18 @@ pub(in crate::ops) struct PackedWeights {
 }
 
 impl PackedWeights {
-    /// Packs a weight function of (point, segment, float of the segment, output channel).
+    /// Packs a weight function of (point, segment, float of the segment, output channel); the output channels are
+    /// `groups` groups of one size, of which no block takes two.
     pub fn pack(
         arithmetic: Arithmetic,
+        groups: usize,
         bias: &[f32],
         points: usize,
         segment_lens: &[usize],
         weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
     ) -> Self {
         let out_channels = bias.len();
-        let blocks = Block::split(out_channels, arithmetic.isa());
+        let blocks = Block::split(groups, out_channels / groups, arithmetic.isa());
         let mut segment_starts = vec![0];
         for len in segment_lens {
             segment_starts.push(segment_starts[segment_starts.len() - 1] + len);
@@ -246,7 +250,11 @@ pub(super) unsafe fn run(
     }
 }
 
-/// Computes all output channels, with bias, for a row of `positions`: `out` is (positions, out_channels).
+/// Floats that [`row`] needs behind its output.
+pub(super) const BEHIND_ROW: usize = 32;
+
+/// Computes all output channels, with bias, for a row of `positions`: `out` becomes (positions, out_channels), and behind
+/// it [`BEHIND_ROW`] floats whatever they become.
 pub(super) fn row(
     packed: &PackedWeights,
     segments: &[Segment],
@@ -254,15 +262,14 @@ pub(super) fn row(
     positions: usize,
     out: &mut [f32],
 ) {
-    assert_eq!(out.len(), positions * packed.out_channels, "output row has the wrong length");
+    let expected = positions * packed.out_channels + BEHIND_ROW;
+    assert_eq!(out.len(), expected, "output row has the wrong length");
     for block in 0..packed.blocks.len() {
-        let (channels, _) = packed.block(block);
-        let to = Destination {
-            to: out[channels.start..].as_mut_ptr(),
-            stride: packed.out_channels,
-            valid: channels.len(),
-        };
-        // SAFETY: the row was checked to hold every position.
+        let (channels, width) = packed.block(block);
+        // Where there is one block, the padding of each position is overwritten by the next one.
+        let valid = if packed.blocks.len() == 1 { width } else { channels.len() };
+        let to = Destination { to: out[channels.start..].as_mut_ptr(), stride: packed.out_channels, valid };
+        // SAFETY: the row was checked to hold every position, and the padding behind the last.
         unsafe { run(packed, Columns { block, point: 0, biased: true }, segments, scratch, positions, to) };
     }
 }

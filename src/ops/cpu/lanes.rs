@@ -3,19 +3,22 @@
 //! The methods are `#[inline(always)]` so that, inlined into a function with the right `#[target_feature]`, each
 //! becomes one instruction.
 
+use super::epilogue::{FinishedRow, finish};
 use super::kernel::{Run, tile};
 
 /// A vector of [`Lanes::WIDTH`] floats.
 ///
 /// # Safety
 /// The methods of an implementation may only run on a processor with that implementation's instruction set, and
-/// pointers must be valid for the floats they read or write; `tile` demands what [`tile`] does.
+/// pointers must be valid for the floats they read or write; `tile` and `finish` demand what [`tile`] and [`finish`] do.
 pub(super) unsafe trait Lanes: Copy {
     const WIDTH: usize;
     /// Accumulators that a kernel can hold in registers beside two vectors of weights and one of inputs.
     const ACCUMULATORS: usize;
     /// [`tile`] as a function of its own, compiled for the instruction set.
     unsafe fn tile<const P: usize, const V: usize>(run: &Run<'_>, first: usize);
+    /// [`finish`] as a function of its own, compiled for the instruction set.
+    unsafe fn finish<const V: usize>(row: &mut FinishedRow<'_>);
     /// Returns the pointers, and keeps the compiler from moving loads across: it likes to load what several steps
     /// read from one base together, which needs more registers than there are.
     fn fence(pointers: [*const f32; 4]) -> [*const f32; 4];
@@ -24,6 +27,11 @@ pub(super) unsafe trait Lanes: Copy {
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn splat(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
+    /// Writes without keeping a copy in the caches, where the processor can; the address must be a multiple of the
+    /// vector's size, and a fence must follow before others read.
+    unsafe fn store_past_caches(self, to: *mut f32);
+    unsafe fn plus(self, other: Self) -> Self;
+    unsafe fn minus(self, other: Self) -> Self;
     /// `self + a * b`
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
 }
@@ -54,6 +62,12 @@ unsafe impl Lanes for Plain8 {
         unsafe { tile::<Self, P, V>(run, first) }
     }
 
+    #[inline(never)]
+    unsafe fn finish<const V: usize>(row: &mut FinishedRow<'_>) {
+        // SAFETY: as the trait demands of the caller.
+        unsafe { finish::<Self, V>(row) }
+    }
+
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
         // SAFETY: the caller vouches for eight readable floats.
@@ -73,6 +87,28 @@ unsafe impl Lanes for Plain8 {
     }
 
     #[inline(always)]
+    unsafe fn store_past_caches(self, to: *mut f32) {
+        // SAFETY: as the caller vouches.
+        unsafe { self.store(to) }
+    }
+
+    #[inline(always)]
+    unsafe fn plus(mut self, other: Self) -> Self {
+        for (a, b) in self.0.iter_mut().zip(other.0) {
+            *a += b;
+        }
+        self
+    }
+
+    #[inline(always)]
+    unsafe fn minus(mut self, other: Self) -> Self {
+        for (a, b) in self.0.iter_mut().zip(other.0) {
+            *a -= b;
+        }
+        self
+    }
+
+    #[inline(always)]
     unsafe fn add_product(mut self, a: Self, b: Self) -> Self {
         for ((acc, a), b) in self.0.iter_mut().zip(a.0).zip(b.0) {
             *acc += a * b;
@@ -86,15 +122,16 @@ pub(super) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Lanes, Run, tile};
+    use super::{FinishedRow, Lanes, Run, finish, tile};
     use std::arch::asm;
     use std::arch::x86_64::{
-        __m256, __m512, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_storeu_ps,
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
+        __m256, __m512, _mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps,
+        _mm256_storeu_ps, _mm256_stream_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+        _mm512_set1_ps, _mm512_storeu_ps, _mm512_stream_ps, _mm512_sub_ps,
     };
 
     macro_rules! lanes {
-        ($name:ident, $features:literal, $register:ty, $width:literal, $accumulators:literal, $load:ident, $splat:ident, $store:ident, $fma:ident) => {
+        ($name:ident, $features:literal, $register:ty, $width:literal, $accumulators:literal, $load:ident, $splat:ident, $store:ident, $stream:ident, $add:ident, $sub:ident, $fma:ident) => {
             #[derive(Clone, Copy)]
             pub struct $name($register);
 
@@ -134,6 +171,17 @@ mod x86 {
                     unsafe { compiled::<P, V>(run, first) }
                 }
 
+                unsafe fn finish<const V: usize>(row: &mut FinishedRow<'_>) {
+                    #[target_feature(enable = $features)]
+                    #[inline(never)]
+                    unsafe fn compiled<const V: usize>(row: &mut FinishedRow<'_>) {
+                        // SAFETY: as the trait demands of the caller; the target feature is this function's.
+                        unsafe { finish::<$name, V>(row) }
+                    }
+                    // SAFETY: the instruction set is the caller's promise.
+                    unsafe { compiled::<V>(row) }
+                }
+
                 #[inline(always)]
                 unsafe fn load(from: *const f32) -> Self {
                     // SAFETY: as the trait demands of the caller.
@@ -150,6 +198,24 @@ mod x86 {
                 unsafe fn store(self, to: *mut f32) {
                     // SAFETY: as the trait demands of the caller.
                     unsafe { $store(to, self.0) }
+                }
+
+                #[inline(always)]
+                unsafe fn store_past_caches(self, to: *mut f32) {
+                    // SAFETY: as the trait demands of the caller.
+                    unsafe { $stream(to, self.0) }
+                }
+
+                #[inline(always)]
+                unsafe fn plus(self, other: Self) -> Self {
+                    // SAFETY: as the trait demands of the caller.
+                    Self(unsafe { $add(self.0, other.0) })
+                }
+
+                #[inline(always)]
+                unsafe fn minus(self, other: Self) -> Self {
+                    // SAFETY: as the trait demands of the caller.
+                    Self(unsafe { $sub(self.0, other.0) })
                 }
 
                 #[inline(always)]
@@ -172,6 +238,32 @@ mod x86 {
         };
     }
 
-    lanes!(Avx2, "avx2,fma", __m256, 8, 12, _mm256_loadu_ps, splat256, _mm256_storeu_ps, _mm256_fmadd_ps);
-    lanes!(Avx512, "avx512f", __m512, 16, 24, _mm512_loadu_ps, splat512, _mm512_storeu_ps, _mm512_fmadd_ps);
+    lanes!(
+        Avx2,
+        "avx2,fma",
+        __m256,
+        8,
+        12,
+        _mm256_loadu_ps,
+        splat256,
+        _mm256_storeu_ps,
+        _mm256_stream_ps,
+        _mm256_add_ps,
+        _mm256_sub_ps,
+        _mm256_fmadd_ps
+    );
+    lanes!(
+        Avx512,
+        "avx512f",
+        __m512,
+        16,
+        24,
+        _mm512_loadu_ps,
+        splat512,
+        _mm512_storeu_ps,
+        _mm512_stream_ps,
+        _mm512_add_ps,
+        _mm512_sub_ps,
+        _mm512_fmadd_ps
+    );
 }

@@ -9,17 +9,21 @@ mod amx;
 mod arithmetic;
 mod blocking;
 pub(super) mod conv3d;
+mod conv_task;
+mod epilogue;
 pub(super) mod head;
+mod huge_pages;
+mod input_rows;
 mod kernel;
 mod lanes;
 mod peak;
 pub(super) mod residual_add;
 #[cfg(target_arch = "x86_64")]
 mod tiled_conv3d;
-pub(super) mod transposed_conv3d;
 mod winograd;
 mod winograd_conv3d;
 
 pub use arithmetic::{Arithmetic, Isa, Precision, UnavailableIsa};
+pub(super) use huge_pages::advise as advise_huge_pages;
 pub(super) use kernel::PackedWeights;
 pub use peak::peak_flops;

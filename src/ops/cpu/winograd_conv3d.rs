@@ -1,7 +1,8 @@
 //! The part of a convolution's task that sums by Winograd's algorithm ([`super::winograd`]).
 
 use super::aligned::AlignedFloats;
-use super::conv3d::{ConvTask, Copied};
+use super::conv_task::{BlockOutput, ConvTask};
+use super::input_rows::Copied;
 use super::kernel::{self, Columns, Destination, MAX_SEGMENTS, Segment};
 use super::winograd::{self, OUTPUTS, POINTS};
 
@@ -10,24 +11,25 @@ impl ConvTask<'_> {
     #[inline(always)]
     pub(super) unsafe fn winograd(
         &self,
-        block: usize,
+        output: BlockOutput<'_>,
         copied: &[Copied; 2],
         scratch: &[f32],
         sums: &mut AlignedFloats,
     ) {
+        let BlockOutput { block, planes, finished, epilogue } = output;
         let weights = &self.conv.weights;
         let (_, width) = weights.block(block);
-        let (planes, rows) = (self.place.z.len(), self.place.y.len());
+        let rows = self.place.y.len();
         let tiles = self.place.x.len().div_ceil(OUTPUTS);
         // Rows follow each other without a gap, so with stride 1 all of a plane is one run.
         let (runs, positions) =
             if self.conv.geometry.stride[1] == 1 { (1, rows * tiles) } else { (rows, tiles) };
         let plane_len = rows * tiles * width;
-        let point_len = planes * plane_len;
+        let point_len = planes.len() * plane_len;
         let sums = sums.first(POINTS * point_len);
         let mut list = [Segment::default(); MAX_SEGMENTS];
         for point in 0..POINTS {
-            for (i, z) in self.place.z.clone().enumerate() {
+            for (i, z) in planes.clone().enumerate() {
                 for run in 0..runs {
                     let used = self.segments([z, run], point, copied, &mut list);
                     let at = point * point_len + i * plane_len + run * positions * width;
@@ -41,7 +43,9 @@ impl ConvTask<'_> {
                 }
             }
         }
-        for (i, z) in self.place.z.clone().enumerate() {
+        let finished = finished.first(tiles * OUTPUTS * width);
+        let bias = weights.bias(block);
+        for (i, z) in planes.enumerate() {
             for (j, y) in self.place.y.clone().enumerate() {
                 for tile in 0..tiles {
                     let at = i * plane_len + (j * tiles + tile) * width;
@@ -54,31 +58,11 @@ impl ConvTask<'_> {
                         &sums[4 * point_len + at..],
                         &sums[5 * point_len + at..],
                     ];
-                    self.store_tile(block, [z, y, tile], points);
+                    let outputs = &mut finished[tile * OUTPUTS * width..][..OUTPUTS * width];
+                    winograd::transform_sums(points, bias, outputs);
                 }
-            }
-        }
-    }
-
-    /// Transforms one tile's sums and writes those of its outputs that are inside the box.
-    #[inline(always)]
-    fn store_tile(&self, block: usize, [z, y, tile]: [usize; 3], sums: [&[f32]; POINTS]) {
-        let weights = &self.conv.weights;
-        let (channels, _) = weights.block(block);
-        let mut outputs = [[0.0; 32]; OUTPUTS];
-        winograd::transform_sums(sums, &weights.bias(block)[..channels.len()], &mut outputs);
-        let first = self.place.x.start + tile * OUTPUTS;
-        for (x, output) in (first..self.place.x.end).zip(&outputs) {
-            let at = self.out([z, y, x], channels.start);
-            assert!(at + channels.len() <= self.out.len);
-            // SAFETY: just checked to lie within the output; the box is this task's own.
-            unsafe {
-                let to = self.out.to.add(at);
-                if channels.len() == output.len() {
-                    to.cast::<[f32; 32]>().write_unaligned(*output);
-                } else {
-                    std::ptr::copy_nonoverlapping(output.as_ptr(), to, channels.len());
-                }
+                let row = &finished[..self.place.x.len() * width];
+                self.finish_row(epilogue, block, [z, y], row);
             }
         }
     }
