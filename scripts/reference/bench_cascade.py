@@ -4,7 +4,8 @@
     bench_cascade.py --binary target/release/pdac-cascade --input test_input --models WORK/models --runs 3 --threads 2
 
 --models is the folder of .pth models with weights rounded to f16 (`make_demo.py weights --work WORK` leaves WORK/models), so
-that both run the same weights. The original runs with nnU-Net's own float16 accumulation unless --accum float32 is given.
+that both run the same weights. With --folds or --no-mirroring both run the .pth files themselves, ours by a recipe made for it.
+The original runs with nnU-Net's own float16 accumulation unless --accum float32 is given.
 Printed are the medians of wall seconds, CPU seconds and peak resident memory (of the process, as the kernel counts it),
 their ratios, and how far likelihood and detection map of the two are apart.
 """
@@ -28,13 +29,32 @@ THREAD_VARIABLES = ("ORACLE_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPE
                     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "nnUNet_def_n_proc")
 
 
-def commands(a):
+def commands(a, weights):
     """The two command lines, without --output."""
     stage1, stage2 = make_demo.model_folders(a.models)
     original = [sys.executable, str(Path(__file__).with_name("original_cascade.py")), str(a.oracle), "--input", str(a.input),
                 "--stage1", str(stage1), "--stage2", str(stage2), "--accum", a.accum]
-    ours = [str(a.binary), "run", "--input", str(a.input), "--weights", str(a.weights), "--threads", str(a.threads)]
+    original += ["--folds", a.folds] if a.folds else []
+    original += ["--no-mirroring"] if a.no_mirroring else []
+    ours = [str(a.binary), "run", "--input", str(a.input), "--weights", str(weights), "--threads", str(a.threads), *a.ours]
     return {"original": original, "ours": ours}
+
+
+def weights_folder(a, scratch):
+    """The weights folder that ours runs: --weights, or one with the .pth models and another recipe."""
+    if not a.folds and not a.no_mirroring:
+        return a.weights
+    target = scratch / "weights" / "panorama"
+    target.mkdir(parents=True)
+    for folder in make_demo.model_folders(a.models.resolve()):
+        (target / folder.parent.name).symlink_to(folder.parent, target_is_directory=True)
+    recipe = json.loads((a.weights / "panorama" / "pipeline.json").read_text())
+    for stage in ("pancreas", "lesion"):
+        model = recipe[stage]["model"]
+        model["mirroring"] = model["mirroring"] and not a.no_mirroring
+        model["folds"] = [int(f) for f in a.folds.split(",")] if a.folds else model["folds"]
+    (target / "pipeline.json").write_text(json.dumps(recipe, indent=1))
+    return target.parent
 
 
 def high_water(pid):
@@ -106,7 +126,11 @@ def main():
     ap.add_argument("--models", type=Path, required=True, help="folder of the .pth models, rounded to f16")
     ap.add_argument("--weights", type=Path, default=oracle.REPOSITORY / "weights", help="our weights folder (default: weights)")
     ap.add_argument("--runs", type=int, default=3, help="of each (default %(default)s)")
+    ap.add_argument("--no-warm-up", dest="warm_up", action="store_false", help="time the first pair too: for runs of many minutes")
     ap.add_argument("--threads", type=int, default=2, help="of each (default %(default)s)")
+    ap.add_argument("--folds", help="e.g. 0: run these folds of both models only")
+    ap.add_argument("--no-mirroring", action="store_true", help="run no mirrored tiles")
+    ap.add_argument("--ours", nargs="*", default=[], help="further options of our program, e.g. --ours=--precision=bf16")
     ap.add_argument("--accum", choices=["official", "float32"], default="official", help="precision of the original's sums over tiles")
     ap.add_argument("--json", type=Path, help="also write everything measured into this file")
     oracle.add_option(ap)
@@ -116,8 +140,9 @@ def main():
     print("load average at the start:", *os.getloadavg(), flush=True)
     runs = {"original": [], "ours": []}
     with tempfile.TemporaryDirectory() as tmp:
-        for k in range(a.runs + 1):  # the first pair warms the file cache and does not count
-            for who, command in commands(a).items():
+        weights = weights_folder(a, Path(tmp))
+        for k in range(0 if a.warm_up else 1, a.runs + 1):  # pair 0 warms the file cache and does not count
+            for who, command in commands(a, weights).items():
                 r = measure(command, Path(tmp) / f"{who}{k}", a.threads)
                 if who == "original":
                     r["split_s"] = json.loads(r["log"].strip().splitlines()[-1])
@@ -125,7 +150,7 @@ def main():
                     runs[who].append(r)
                 print(f"{f'run {k}' if k else 'warm-up'} {who:8} wall {r['wall_s']:8.2f} s  cpu {r['cpu_s']:8.2f} s  peak {r['peak_mib']:7.0f} MiB",
                       {n: round(s, 2) for n, s in r.get("split_s", {}).items()} or "", flush=True)
-        apart = deviation(Path(tmp) / "original0", Path(tmp) / "ours0")
+        apart = deviation(Path(tmp) / "original1", Path(tmp) / "ours1")
     medians = {who: {q: statistics.median(r[q] for r in rs) for q in ("wall_s", "cpu_s", "peak_mib")} for who, rs in runs.items()}
     ratios = {q: medians["original"][q] / medians["ours"][q] for q in medians["ours"]}
     report(medians, ratios, apart)
