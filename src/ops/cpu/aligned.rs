@@ -48,12 +48,14 @@ impl AlignedFloats {
     }
 
     /// All of the buffer as 16-bit numbers.
+    #[cfg(target_arch = "x86_64")]
     pub fn as_halves(&self) -> &[u16] {
         // SAFETY: a line is thirty-two 16-bit numbers without padding; any bits are one.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), 2 * self.lines.len() * Line::LEN) }
     }
 
     /// All of the buffer as 16-bit numbers.
+    #[cfg(target_arch = "x86_64")]
     pub fn as_mut_halves(&mut self) -> &mut [u16] {
         // SAFETY: as in `as_halves`, and any 16-bit numbers are floats; the borrow is unique.
         unsafe {

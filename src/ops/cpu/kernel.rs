@@ -448,5 +448,7 @@ pub(super) fn dispatch<T: Vectorised>(isa: Isa, work: T) {
             Isa::Portable => {}
         }
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = isa;
     work.run();
 }
