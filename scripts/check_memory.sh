@@ -35,8 +35,8 @@ asan() {
     # Rust's own standard library is not instrumented; what its functions are given is. Signals are left to the tests,
     # some of which expect a child to end by one.
     RUSTC_BOOTSTRAP=1 RUSTFLAGS='-Zsanitizer=address' ASAN_OPTIONS='detect_stack_use_after_return=1:handle_segv=0:handle_sigill=0' \
-        cargo test --release --locked --target "$host" --target-dir target/asan "${tests[@]}"
-    conclude AddressSanitizer $? "${tests[*]}"
+        cargo test --release --locked --target "$host" --target-dir target/asan --lib "${tests[@]}"
+    conclude AddressSanitizer $? "--lib ${tests[*]}"
 }
 
 miri() {
