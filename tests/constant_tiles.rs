@@ -107,7 +107,7 @@ fn check(folds: &[u32], channels: &[Array3<f32>], mirroring: bool) {
     let model = open(folds);
     let predictor = Predictor::new(&model, options(mirroring)).unwrap();
     let logits = predictor.logits(&mut scan(channels), &|_| true).unwrap();
-    let got: Vec<u32> = logits.with_view(|v| v.iter().map(|v| v.to_bits()).collect()).unwrap();
+    let got: Vec<u32> = logits.values.iter().map(|v| v.to_bits()).collect();
     let expected: Vec<u32> = naive(folds, channels, mirroring).into_iter().map(f32::to_bits).collect();
     assert_eq!(got.len(), expected.len());
     let differing = got.iter().zip(&expected).filter(|(a, b)| a != b).count();

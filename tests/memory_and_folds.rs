@@ -35,7 +35,7 @@ fn scan(model: &ModelFolder, shape: [usize; 3]) -> Preprocessed {
 
 fn bits(predictor: &Predictor<'_>, scan: &Preprocessed) -> Vec<u32> {
     let logits = predictor.logits(&mut scan.clone(), &|_| true).unwrap();
-    logits.with_view(|v| v.iter().map(|v| v.to_bits()).collect()).unwrap()
+    logits.values.iter().map(|v| v.to_bits()).collect()
 }
 
 #[test]

@@ -7,9 +7,9 @@ mod decision;
 
 use super::dataset::OutputKind;
 use super::model_folder::ModelFolder;
-use super::predictor::{Logits, Preprocessed};
+use super::predictor::{LogitReader, Logits, Preprocessed};
 use super::preprocessing::{BoundingBox, transpose};
-use super::resampling::{Resampling, STRIP, SlabResampler, Strip};
+use super::resampling::{LogitGrids, Resampling, STRIP, SlabResampler, Strip};
 use crate::imaging::resampling::with_widest_vectors;
 use decision::decide;
 use ndarray::parallel::prelude::*;
@@ -52,23 +52,70 @@ pub struct Segmentation {
 
 /// Labels, and the requested probability, of a prediction.
 ///
-/// # Errors
-/// If the logits are not in the CPU's memory.
+/// # Panics
+/// If the logits are not those of `scan` under `model`, which is a programming error.
 pub fn segment(
     model: &ModelFolder,
     scan: &Preprocessed,
     logits: &Logits,
     request: SegmentationRequest,
-) -> candle_core::Result<Segmentation> {
-    let segmentation = logits.with_view(|values| {
-        let resampler = resampler(model, scan, logits, &values);
-        segment_resampled(&resampler, &model.dataset.output, scan.full_shape, &scan.crop, request)
-    })?;
-    let back = model.transpose_backward;
-    Ok(Segmentation {
-        labels: transpose(segmentation.labels, back),
-        probability: segmentation.probability.map(|p| transpose(p, back)),
-    })
+) -> Segmentation {
+    let (depth, height, width, _) = logits.values.dim();
+    let mut export = Export::new(model, scan, [depth, height, width], logits.half, request);
+    export.take(0, logits.values.view());
+    export.finish()
+}
+
+/// A segmentation that is made while the logits become final, plane by plane.
+pub(super) struct Export<'m> {
+    model: &'m ModelFolder,
+    grids: LogitGrids,
+    /// On the scan's grid, in the network's axis order.
+    segmentation: Segmentation,
+    crop: BoundingBox,
+    request: SegmentationRequest,
+    /// Slices of the crop that are done.
+    done: usize,
+}
+
+impl<'m> Export<'m> {
+    /// Nothing is decided yet of `scan`, whose image had this `shape` for the network; `half` as in [`Logits`].
+    pub fn new(
+        model: &'m ModelFolder,
+        scan: &Preprocessed,
+        shape: [usize; 3],
+        half: bool,
+        request: SegmentationRequest,
+    ) -> Self {
+        let segmentation = undecided(&model.dataset.output, scan.full_shape, request);
+        let grids = logit_grids(model, scan, shape, half);
+        Self { model, grids, segmentation, crop: scan.crop, request, done: 0 }
+    }
+
+    /// The segmentation on the scan's grid, in its axis order.
+    pub fn finish(self) -> Segmentation {
+        let back = self.model.transpose_backward;
+        let Segmentation { labels, probability } = self.segmentation;
+        Segmentation { labels: transpose(labels, back), probability: probability.map(|p| transpose(p, back)) }
+    }
+}
+
+impl LogitReader for Export<'_> {
+    fn needed_from(&self, end: usize) -> usize {
+        self.grids.needed_from(end)
+    }
+
+    fn take(&mut self, first: usize, planes: ArrayView4<'_, f32>) {
+        let ready = self.grids.slices_ready(first + planes.dim().0);
+        let slices = self.done..ready.max(self.done);
+        if slices.is_empty() {
+            return;
+        }
+        self.done = slices.end;
+        let resampler = self.grids.over(first, planes);
+        let kind = &self.model.dataset.output;
+        decide_slices(&mut self.segmentation, &resampler, kind, &self.crop, self.request, slices);
+    }
 }
 
 /// Labels, and the requested probability, of logits that `resampler` brings to the grid of `crop`, the part of a scan of
@@ -83,39 +130,59 @@ pub fn segment_resampled(
     crop: &BoundingBox,
     request: SegmentationRequest,
 ) -> Segmentation {
+    let mut segmentation = undecided(kind, full_shape, request);
+    let slices = 0..resampler.output_shape()[0];
+    decide_slices(&mut segmentation, resampler, kind, crop, request, slices);
+    segmentation
+}
+
+/// What every voxel outside the crop is.
+fn undecided(kind: &OutputKind, full_shape: [usize; 3], request: SegmentationRequest) -> Segmentation {
     let outside = match (kind, request.probability_of) {
         (OutputKind::Labels { .. }, Some(0)) => 1.0,
         _ => 0.0,
     };
-    let ([z0, y0, x0], [z1, y1, x1]) = (crop.start, crop.stop);
-    assert_eq!(crop.shape(), resampler.output_shape(), "shape of the crop");
-    let mut labels = Array3::zeros(full_shape);
-    // A volume without columns stands for no volume.
-    let [depth, height, width] = full_shape;
-    let columns = if request.probability_of.is_some() { x0..x1 } else { 0..0 };
-    let width = if columns.is_empty() { 0 } else { width };
-    let mut probability = Array3::from_elem((depth, height, width), outside);
+    let probability = request.probability_of.map(|_| Array3::from_elem(full_shape, outside));
+    Segmentation { labels: Array3::zeros(full_shape), probability }
+}
 
-    let mut labels_inside = labels.slice_mut(s![z0..z1, y0..y1, x0..x1]);
-    let mut probability_inside = probability.slice_mut(s![z0..z1, y0..y1, columns]);
+/// Decides `slices` of the crop.
+fn decide_slices(
+    segmentation: &mut Segmentation,
+    resampler: &SlabResampler<'_>,
+    kind: &OutputKind,
+    crop: &BoundingBox,
+    request: SegmentationRequest,
+    slices: Range<usize>,
+) {
+    assert_eq!(crop.shape(), resampler.output_shape(), "shape of the crop");
+    let ([z0, y0, x0], [_, y1, x1]) = (crop.start, crop.stop);
+    let [first, last] = [slices.start, slices.end].map(|z| z0 + z);
+    let mut labels_inside = segmentation.labels.slice_mut(s![first..last, y0..y1, x0..x1]);
+    // A volume without columns stands for no volume.
+    let mut none = Array3::zeros((last, y1, 0));
+    let (probability, columns) = match &mut segmentation.probability {
+        Some(probability) => (probability, x0..x1),
+        None => (&mut none, 0..0),
+    };
+    let mut probability_inside = probability.slice_mut(s![first..last, y0..y1, columns]);
     // Strips of one height after each other: neighbours along z read the same logits.
     let strips = labels_inside.axis_chunks_iter_mut(Axis(1), STRIP).into_par_iter();
     let strips = strips.zip(probability_inside.axis_chunks_iter_mut(Axis(1), STRIP));
     strips.enumerate().for_each(|(i, (mut labels, mut probability))| {
         let ys = i * STRIP..i * STRIP + labels.len_of(Axis(1));
-        let slices = labels.axis_iter_mut(Axis(0)).into_par_iter();
-        let slices = slices.zip(probability.axis_iter_mut(Axis(0))).enumerate().with_min_len(SLICES_PER_TASK);
-        slices.for_each_init(Decided::default, |decided, (z, (labels, probability))| {
+        let rows = labels.axis_iter_mut(Axis(0)).into_par_iter();
+        let rows = rows.zip(probability.axis_iter_mut(Axis(0))).enumerate().with_min_len(SLICES_PER_TASK);
+        rows.for_each_init(Decided::default, |decided, (z, (labels, probability))| {
             with_widest_vectors(
                 #[inline(always)]
                 || {
-                    decided.fill(resampler, z, ys.clone(), kind, request);
+                    decided.fill(resampler, slices.start + z, ys.clone(), kind, request);
                     decided.write(labels, probability);
                 },
             );
         });
     });
-    Segmentation { labels, probability: request.probability_of.map(|_| probability) }
 }
 
 /// A strip of decided voxels, and memory that is kept from strip to strip.
@@ -161,37 +228,29 @@ impl Decided {
     }
 }
 
-/// What brings the logits to the cropped scan's grid.
-fn resampler<'a>(
-    model: &ModelFolder,
-    scan: &Preprocessed,
-    logits: &Logits,
-    values: &'a ArrayView4<'_, f32>,
-) -> SlabResampler<'a> {
+/// What brings logits of this shape to the cropped scan's grid; `half` as in [`Logits`].
+fn logit_grids(model: &ModelFolder, scan: &Preprocessed, shape: [usize; 3], half: bool) -> LogitGrids {
     let configuration = &model.configuration;
     let resampling = &configuration.probability_resampling;
-    SlabResampler::new(values.view(), scan.crop.shape(), configuration.spacing, scan.spacing, resampling)
-        .round_to_half(logits.half && matches!(resampling, Resampling::Default { .. }))
+    LogitGrids::new(shape, scan.crop.shape(), configuration.spacing, scan.spacing, resampling)
+        .round_to_half(half && matches!(resampling, Resampling::Default { .. }))
 }
 
 /// Calls `visit` with the logits of a few slices at a time, resampled to the cropped scan's grid: the slices along
 /// the network's first axis, and (slices, height, width, heads) in standard layout.
-///
-/// # Errors
-/// If the logits are not in the CPU's memory.
 pub fn for_each_slab(
     model: &ModelFolder,
     scan: &Preprocessed,
     logits: &Logits,
     mut visit: impl FnMut(Range<usize>, ArrayView4<'_, f32>),
-) -> candle_core::Result<()> {
+) {
     let [depth, height, width] = scan.crop.shape();
-    let slices = (SLAB_FLOATS / (height * width * logits.heads)).max(1);
-    logits.with_view(|values| {
-        let resampler = resampler(model, scan, logits, &values);
-        for start in (0..depth).step_by(slices) {
-            let z = start..(start + slices).min(depth);
-            visit(z.clone(), resampler.slab(z).view());
-        }
-    })
+    let (z, y, x, heads) = logits.values.dim();
+    let slices = (SLAB_FLOATS / (height * width * heads)).max(1);
+    let grids = logit_grids(model, scan, [z, y, x], logits.half);
+    let resampler = grids.over(0, logits.values.view());
+    for start in (0..depth).step_by(slices) {
+        let z = start..(start + slices).min(depth);
+        visit(z.clone(), resampler.slab(z).view());
+    }
 }

@@ -5,10 +5,11 @@
 mod constant_tiles;
 mod fold_mean;
 mod folds;
+mod sums;
 mod tiles;
 
 use super::ModelError;
-use super::export::{Segmentation, SegmentationRequest, segment};
+use super::export::{Export, Segmentation, SegmentationRequest};
 use super::model_folder::ModelFolder;
 use super::preprocessing::{
     BoundingBox, NormalizationError, nonzero_box, nonzero_mask, normalise, permute, transpose,
@@ -18,15 +19,15 @@ use super::sliding_window::{Accumulate, Tiling, importance_map, mirrorings};
 use crate::imaging::memory::{MemoryGauge, NotEnoughMemory, bytes};
 use crate::imaging::resampling::{GridTooLarge, check_size};
 use crate::network::{Plan, PlanError, Runner};
-use crate::ops::{AccumulateTile, AddLogits, Arithmetic, DivideByWeights, Mirroring, ValueShape};
-use candle_core::{DType, Device, Storage, Tensor};
-use fold_mean::HalfMean;
+use crate::ops::{AddLogits, Arithmetic, Mirroring};
+use candle_core::{DType, Device, Tensor};
 pub use folds::FirstFold;
 use folds::{FoldQueue, read_fold};
-use half::f16;
-use ndarray::{Array3, ArrayView4};
+use ndarray::{Array3, Array4, ArrayView4};
 use std::path::PathBuf;
 use std::thread;
+pub(super) use sums::LogitReader;
+use sums::{Sums, bands};
 use tiles::{Tiles, run_network};
 
 /// How a model is run.
@@ -203,31 +204,25 @@ fn cut(array: Array3<f32>, crop: &BoundingBox) -> Array3<f32> {
 /// Averaged logits on the network's grid.
 #[derive(Debug, Clone)]
 pub struct Logits {
-    /// (z, y, x, heads), flattened, float32.
-    values: Tensor,
-    /// Grid (z, y, x).
-    pub shape: [usize; 3],
-    /// Segmentation heads.
-    pub heads: usize,
+    /// (z, y, x, heads).
+    pub values: Array4<f32>,
     /// Whether they are, and are to stay, float16 values.
     pub half: bool,
 }
 
-impl Logits {
-    /// Calls `read` with the logits, (z, y, x, heads).
-    ///
-    /// # Errors
-    /// If they are not in the CPU's memory.
-    pub fn with_view<R>(&self, read: impl FnOnce(ArrayView4<'_, f32>) -> R) -> candle_core::Result<R> {
-        let (storage, layout) = self.values.storage_and_layout();
-        let ([d, h, w], Storage::Cpu(cpu), Some((start, end))) =
-            (self.shape, &*storage, layout.contiguous_offsets())
-        else {
-            candle_core::bail!("logits: expected contiguous float32 values on the CPU, got {:?}", self.values)
-        };
-        let values = &cpu.as_slice::<f32>()?[start..end];
-        let view = ArrayView4::from_shape((d, h, w, self.heads), values).map_err(candle_core::Error::wrap)?;
-        Ok(read(view))
+/// Keeps all logits.
+#[derive(Default)]
+struct AllLogits {
+    values: Vec<f32>,
+}
+
+impl LogitReader for AllLogits {
+    fn needed_from(&self, end: usize) -> usize {
+        end
+    }
+
+    fn take(&mut self, _: usize, planes: ArrayView4<'_, f32>) {
+        self.values.extend(planes);
     }
 }
 
@@ -301,8 +296,9 @@ impl<'m> Predictor<'m> {
         observer: TileObserver<'_>,
     ) -> Result<Segmentation, PredictError> {
         let mut scan = Preprocessed::within(self.model, channels, spacing, self.memory)?;
-        let logits = self.logits(&mut scan, observer)?;
-        Ok(segment(self.model, &scan, &logits, request)?)
+        let mut export = Export::new(self.model, &scan, scan.shape(), self.half(), request);
+        self.predict(&mut scan, &mut export, observer)?;
+        Ok(export.finish())
     }
 
     /// Logits averaged over tiles, mirrored copies and folds. The scan's channels are taken out of it.
@@ -314,54 +310,59 @@ impl<'m> Predictor<'m> {
         scan: &mut Preprocessed,
         observer: TileObserver<'_>,
     ) -> Result<Logits, PredictError> {
-        let shape = scan.shape();
+        let [depth, height, width] = scan.shape();
+        let mut all = AllLogits::default();
+        self.predict(scan, &mut all, observer)?;
+        let shape = (depth, height, width, self.heads());
+        let values = Array4::from_shape_vec(shape, all.values).map_err(candle_core::Error::wrap)?;
+        Ok(Logits { values, half: self.half() })
+    }
+
+    /// Gives `reader` the logits, plane by plane. The scan's channels are taken out of it.
+    fn predict(
+        &self,
+        scan: &mut Preprocessed,
+        reader: &mut dyn LogitReader,
+        observer: TileObserver<'_>,
+    ) -> Result<(), PredictError> {
+        let [depth, height, width] = scan.shape();
+        let Self { options, model, .. } = self;
+        let patch = model.configuration.patch_size;
+        let tiling = Tiling::new([depth, height, width], patch, options.step);
+        let bands = bands(&tiling, patch[0], model.folds.len());
+        let kept = [Sums::planes(&bands, reader), height, width];
+        self.check_memory(kept, scan.full_shape)?;
         let image = scan.take_tensor()?;
-        let configuration = &self.model.configuration;
-        let tiling = Tiling::new(shape, configuration.patch_size, self.options.step);
-        self.check_memory(shape)?;
-        let weights = importance_map(configuration.patch_size, self.options.accumulate);
-        let sums = self.weight_sums(&tiling, &weights)?;
+        let weights = importance_map(patch, options.accumulate);
         let weights = Tensor::new(weights.as_slice(), &Device::Cpu)?;
         let mut tiles = Tiles::new(&self.runner, &self.mirrorings, image, &tiling, weights)?;
-        let total = self.model.folds.len() * tiling.starts.len();
+        let mut sums = Sums::new(kept, self.heads(), model.folds.len(), options.accumulate)?;
+        let total = model.folds.len() * tiling.starts.len();
         let mut done = 0;
-        let mut halves = HalfMean::new(self.model.folds.len());
-        let mut accumulator = self.new_accumulator(shape)?;
         let folds = self.fold_queue();
         thread::scope(|scope| {
             let mut loading = None;
-            for number in 0..self.model.folds.len() {
+            for number in 0..model.folds.len() {
                 let fold = folds.next(number, &mut loading, scope)?;
-                if self.options.accumulate == Accumulate::Float16 && number > 0 {
-                    accumulator = self.new_accumulator(shape)?;
-                }
                 tiles.begin_fold();
-                for tile in 0..tiling.starts.len() {
-                    tiles.predict(tile, &fold, &accumulator)?;
-                    done += 1;
-                    if !observer(TileProgress { done, total }) {
-                        return Err(PredictError::Interrupted);
+                for band in &bands {
+                    for tile in band.tiles.clone() {
+                        tiles.predict(tile, &fold, &sums)?;
+                        if number == 0 {
+                            tiles.count(tile, &sums)?;
+                        }
+                        done += 1;
+                        if !observer(TileProgress { done, total }) {
+                            return Err(PredictError::Interrupted);
+                        }
                     }
-                }
-                if self.options.accumulate == Accumulate::Float16 {
-                    halves.add(&accumulator.to_vec1()?, &sums)?;
+                    sums.end_fold(band.end)?;
+                    if number + 1 == model.folds.len() {
+                        sums.hand_over(band.end, reader)?;
+                    }
                 }
             }
             Ok(())
-        })?;
-        let values = match self.options.accumulate {
-            Accumulate::Float32 => {
-                let predictions = self.model.folds.len();
-                accumulator.inplace_op1(&DivideByWeights { weights: sums, predictions })?;
-                accumulator
-            }
-            Accumulate::Float16 => halves.mean()?,
-        };
-        Ok(Logits {
-            values,
-            shape,
-            heads: self.heads(),
-            half: self.options.accumulate == Accumulate::Float16,
         })
     }
 
@@ -379,22 +380,17 @@ impl<'m> Predictor<'m> {
         Ok(logits.to_vec1()?)
     }
 
-    /// Asks for the sums over tiles and folds, and again for the activations, which were not written to before the
-    /// first tile.
-    fn check_memory(&self, shape: [usize; 3]) -> Result<(), NotEnoughMemory> {
+    /// Asks for the sums over tiles and folds on a grid of this shape and for the segmentation of a scan, and again for the
+    /// activations, which were not written to before the first tile.
+    fn check_memory(&self, kept: [usize; 3], full_shape: [usize; 3]) -> Result<(), NotEnoughMemory> {
         let plan = self.runner.plan();
-        let per_logit = match self.options.accumulate {
-            Accumulate::Float32 => size_of::<f32>(),
-            // The fold's sums and their copy, the mean over folds as float16 and as float32.
-            Accumulate::Float16 => 3 * size_of::<f16>() + size_of::<f32>(),
-        };
-        let logits = bytes(&shape, per_logit * self.heads());
-        let weights = bytes(&shape, 2 * size_of::<f32>());
+        let sums = Sums::bytes(kept, self.heads(), self.options.accumulate);
+        let segmentation = bytes(&full_shape, size_of::<u16>() + size_of::<f32>());
         let tile = plan.logits();
         let tile_sums =
             if self.mirrorings.len() > 1 { bytes(&tile.dims, size_of::<f32>() * tile.channels) } else { 0 };
         let tile_weights = bytes(&tile.dims, 2 * size_of::<f32>());
-        let asked = activation_bytes(plan) + logits + weights + tile_sums + tile_weights;
+        let asked = activation_bytes(plan) + sums + segmentation + tile_sums + tile_weights;
         self.memory.check("the network's activations and the sums over its tiles", asked)
     }
 
@@ -407,26 +403,7 @@ impl<'m> Predictor<'m> {
         self.runner.plan().head().classes
     }
 
-    fn new_accumulator(&self, shape: [usize; 3]) -> candle_core::Result<Tensor> {
-        let dtype = match self.options.accumulate {
-            Accumulate::Float32 => DType::F32,
-            Accumulate::Float16 => DType::F16,
-        };
-        Tensor::zeros(shape.iter().product::<usize>() * self.heads(), dtype, &Device::Cpu)
-    }
-
-    /// Sum of the tiles' weights at every voxel.
-    fn weight_sums(&self, tiling: &Tiling, weights: &[f32]) -> Result<Vec<f32>, PredictError> {
-        let plan = self.runner.plan();
-        let tile = ValueShape { channels: 1, ..plan.logits() };
-        let ones = Tensor::ones(tile.voxels(), DType::F32, &Device::Cpu)?;
-        let weights = Tensor::new(weights, &Device::Cpu)?;
-        let dtype = if self.options.accumulate == Accumulate::Float16 { DType::F16 } else { DType::F32 };
-        let sums = Tensor::zeros(tiling.image.iter().product::<usize>(), dtype, &Device::Cpu)?;
-        for &start in &tiling.starts {
-            let accumulate = AccumulateTile { image_dims: tiling.image, start, tile, predictions: 1 };
-            sums.inplace_op3(&ones, &weights, &accumulate)?;
-        }
-        Ok(sums.to_dtype(DType::F32)?.to_vec1()?)
+    fn half(&self) -> bool {
+        self.options.accumulate == Accumulate::Float16
     }
 }

@@ -6,7 +6,7 @@
 mod clip;
 mod slab;
 
-pub use slab::SlabResampler;
+pub use slab::{LogitGrids, SlabResampler};
 pub(super) use slab::{STRIP, Strip};
 
 use crate::imaging::resampling::{AxisOperator, apply_owned, apply_then};

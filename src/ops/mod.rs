@@ -21,6 +21,6 @@ pub use conv3d::{Conv3d, ConvShape, InstanceNorm};
 pub use cpu::{Arithmetic, Isa, Precision, UnavailableIsa, peak_flops};
 pub use head::{AccumulateLogits, AddLogits, SegmentationHead};
 pub use residual_add::ResidualAdd;
-pub use tile::{AccumulateTile, DivideByWeights, GatherTile, Mirroring};
+pub use tile::{AccumulateTile, DiscardFront, DivideByWeights, GatherTile, Mirroring};
 pub use transposed_conv3d::TransposedConv3d;
 pub use value::{Operand, ValueShape};

@@ -231,31 +231,72 @@ impl InplaceOp3 for AccumulateTile {
     }
 }
 
-/// Turns weighted sums into means: `accumulator.inplace_op1(&op)`.
+/// Turns weighted sums into means: `sums.inplace_op2(&weights, &op)`.
 ///
-/// The accumulator is a flat (D, H, W, classes) float32 tensor.
+/// The sums are flat (voxels, classes) float32, the weights are the sum of the tiles' weights at each voxel, float32.
 pub struct DivideByWeights {
-    /// Sum of the tiles' weights per voxel.
-    pub weights: Vec<f32>,
     /// How often every tile was accumulated (the number of folds).
     pub predictions: usize,
 }
 
-impl InplaceOp1 for DivideByWeights {
+impl InplaceOp2 for DivideByWeights {
     fn name(&self) -> &'static str {
         "divide_by_weights"
     }
 
-    fn cpu_fwd(&self, dst: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let sums = floats_mut(dst, layout, "divide_by_weights")?;
-        let channels = sums.len() / self.weights.len().max(1);
-        if channels == 0 || sums.len() != channels * self.weights.len() {
-            bail!("divide_by_weights: {} sums do not belong to {} weights", sums.len(), self.weights.len());
+    fn cpu_fwd(
+        &self,
+        dst: &mut CpuStorage,
+        layout: &Layout,
+        weights: &CpuStorage,
+        weights_layout: &Layout,
+    ) -> Result<()> {
+        let op = "divide_by_weights";
+        let (sums, weights) = (floats_mut(dst, layout, op)?, floats(weights, weights_layout, op)?);
+        let channels = sums.len() / weights.len().max(1);
+        if sums.len() != channels * weights.len() {
+            bail!("{op}: {} sums do not belong to {} weights", sums.len(), weights.len());
         }
         let n = self.predictions as f32;
-        sums.par_chunks_mut(channels).zip(&self.weights).with_min_len(4096).for_each(|(voxel, &weight)| {
+        sums.par_chunks_mut(channels.max(1)).zip(weights).with_min_len(4096).for_each(|(voxel, &weight)| {
             voxel.iter_mut().for_each(|v| *v /= weight * n);
         });
+        Ok(())
+    }
+}
+
+/// Forgets the first elements of a flat float32 or float16 tensor; those behind move to the front, zeros take their place:
+/// `tensor.inplace_op1(&op)`.
+pub struct DiscardFront {
+    /// How many elements are forgotten.
+    pub elements: usize,
+}
+
+impl InplaceOp1 for DiscardFront {
+    fn name(&self) -> &'static str {
+        "discard_front"
+    }
+
+    fn cpu_fwd(&self, dst: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        fn discard<T: Copy + Default>(values: &mut [T], elements: usize) {
+            let kept = values.len() - elements;
+            values.copy_within(elements.., 0);
+            values[kept..].fill(T::default());
+        }
+        match (dst, layout.contiguous_offsets()) {
+            (CpuStorage::F32(all), Some((start, end))) if self.elements <= end - start => {
+                discard(&mut all[start..end], self.elements);
+            }
+            (CpuStorage::F16(all), Some((start, end))) if self.elements <= end - start => {
+                discard(&mut all[start..end], self.elements);
+            }
+            (_, at) => {
+                bail!(
+                    "discard_front: {} of a contiguous float32 or float16 tensor, got {at:?}",
+                    self.elements
+                )
+            }
+        }
         Ok(())
     }
 }

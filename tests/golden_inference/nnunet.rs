@@ -54,13 +54,9 @@ fn heads_first(values: &[f32], [d, h, w]: [usize; 3], heads: usize) -> impl Fn(u
 }
 
 fn logit_differences(golden: &Golden, key: &str, logits: &Logits) -> Vec<f32> {
-    let [d, h, w] = logits.shape;
-    logits
-        .with_view(|view| {
-            let got = heads_first(view.as_slice().unwrap(), logits.shape, logits.heads);
-            golden.sample(key).differences(&[logits.heads, d, h, w], got)
-        })
-        .unwrap()
+    let (d, h, w, heads) = logits.values.dim();
+    let got = heads_first(logits.values.as_slice().unwrap(), [d, h, w], heads);
+    golden.sample(key).differences(&[heads, d, h, w], got)
 }
 
 /// Where the two best logits on the scan's grid are closer than the tolerance of logits.
@@ -77,8 +73,7 @@ fn near_ties(model: &ModelFolder, scan: &Preprocessed, logits: &Logits) -> Array
                 ties[(z + start[0], y + start[1], x + start[2])] = *tie;
             }
         }
-    })
-    .unwrap();
+    });
     transpose(ties, model.transpose_backward)
 }
 
@@ -101,16 +96,16 @@ fn check_segmentation(
 ) -> usize {
     let name = golden.name();
     let sample = golden.sample(&format!("{prefix}probabilities"));
-    let heads: Vec<Segmentation> = (0..logits.heads)
+    let heads: Vec<Segmentation> = (0..logits.values.dim().3)
         .map(|head| {
             let request =
                 SegmentationRequest { decision: Decision::Probabilities, probability_of: Some(head) };
-            segment(model, scan, logits, request).unwrap()
+            segment(model, scan, logits, request)
         })
         .collect();
     let voxels = heads[0].labels.len();
     let value = |i: usize| heads[i / voxels].probability.as_ref().unwrap().as_slice().unwrap()[i % voxels];
-    let shape: Vec<usize> = [&[logits.heads], heads[0].labels.shape()].concat();
+    let shape: Vec<usize> = [&[heads.len()], heads[0].labels.shape()].concat();
     if prefix.is_empty() {
         let difference = sample.largest_difference(&shape, value);
         eprintln!("{name}: probabilities differ by {difference:.2e}");

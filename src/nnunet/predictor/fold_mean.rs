@@ -1,7 +1,6 @@
 //! The mean over folds as nnU-Net rounds it.
 
 use super::PredictError;
-use candle_core::{Device, Tensor};
 use half::f16;
 
 /// The mean over folds with every result rounded to float16.
@@ -16,13 +15,13 @@ impl HalfMean {
         Self { folds, sum: Vec::new() }
     }
 
-    /// Adds one fold's weighted sums, (voxels, heads), divided by the voxels' weights.
-    pub fn add(&mut self, fold: &[f16], weights: &[f32]) -> Result<(), PredictError> {
-        let heads = fold.len() / weights.len();
+    /// Adds one fold's weighted sums, (voxels, heads) flattened, divided by the voxels' weights.
+    pub fn add(&mut self, fold: &[f16], weights: &[f16]) -> Result<(), PredictError> {
+        let heads = fold.len() / weights.len().max(1);
         let first = self.sum.is_empty();
         self.sum.resize(fold.len(), f16::ZERO);
         for (i, (&v, sum)) in fold.iter().zip(&mut self.sum).enumerate() {
-            let logit = f16::from_f32(v.to_f32() / weights[i / heads]);
+            let logit = f16::from_f32(v.to_f32() / weights[i / heads].to_f32());
             *sum = if first { logit } else { f16::from_f32(sum.to_f32() + logit.to_f32()) };
             if sum.is_infinite() {
                 return Err(PredictError::HalfOverflow);
@@ -31,13 +30,12 @@ impl HalfMean {
         Ok(())
     }
 
-    /// The mean as a float32 tensor of float16 values.
-    pub fn mean(self) -> candle_core::Result<Tensor> {
+    /// Appends the mean as float32 numbers, of float16 values, and begins anew.
+    pub fn mean_into(&mut self, means: &mut Vec<f32>) {
         let folds = self.folds as f32;
         let divide =
             |v: &f16| if self.folds > 1 { f16::from_f32(v.to_f32() / folds).to_f32() } else { v.to_f32() };
-        let mean: Vec<f32> = self.sum.iter().map(divide).collect();
-        let len = mean.len();
-        Tensor::from_vec(mean, len, &Device::Cpu)
+        means.extend(self.sum.iter().map(divide));
+        self.sum.clear();
     }
 }

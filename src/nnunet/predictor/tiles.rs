@@ -1,11 +1,11 @@
 //! One image's tiles, predicted and accumulated one after the other.
 
-use super::PredictError;
 use super::constant_tiles::{TileInput, TiledImage};
+use super::sums::Sums;
 use crate::network::{Runner, Weights};
 use crate::nnunet::sliding_window::Tiling;
 use crate::ops::{AccumulateLogits, AccumulateTile, AddLogits, GatherTile, Mirroring};
-use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
+use candle_core::{DType, Device, Result, Storage, Tensor, WithDType, bail};
 
 /// The tiles of one image, and what they share. Nothing is allocated while they run.
 pub(super) struct Tiles<'a> {
@@ -16,6 +16,8 @@ pub(super) struct Tiles<'a> {
     image: Tensor,
     /// Weight of every voxel of a tile, (z, y, x) flattened.
     weights: Tensor,
+    /// As many ones.
+    ones: Tensor,
     inputs: Vec<TileInput>,
     /// Sum of one tile's logits over all mirrorings but the last, (z, y, x, heads) flattened; reused tile after tile.
     sum: Option<Tensor>,
@@ -41,7 +43,8 @@ impl<'a> Tiles<'a> {
         let kept = (0..kept).map(|_| Ok((new_sum()?, false))).collect::<Result<Vec<_>>>()?;
         let constant = inputs.iter().filter(|i| **i != TileInput::Varied).count();
         tracing::debug!(tiles = inputs.len(), constant, kept = kept.len(), "tiles");
-        Ok(Self { runner, mirrorings, tiling, image, weights, inputs, sum, kept })
+        let ones = weights.ones_like()?;
+        Ok(Self { runner, mirrorings, tiling, image, weights, ones, inputs, sum, kept })
     }
 
     /// From now on other weights are used: what was kept is void.
@@ -49,43 +52,44 @@ impl<'a> Tiles<'a> {
         self.kept.iter_mut().for_each(|(_, filled)| *filled = false);
     }
 
-    /// Adds one tile's mean over mirrorings to the accumulator.
-    pub fn predict(
-        &mut self,
-        tile: usize,
-        fold: &Weights,
-        accumulator: &Tensor,
-    ) -> std::result::Result<(), PredictError> {
+    /// Counts one tile's weights.
+    pub fn count(&self, tile: usize, sums: &Sums) -> Result<()> {
+        let dims = self.runner.plan().logits().dims;
+        sums.count(self.tiling.starts[tile], dims, &self.ones, &self.weights)
+    }
+
+    /// Adds one tile's mean over mirrorings to the sums.
+    pub fn predict(&mut self, tile: usize, fold: &Weights, sums: &Sums) -> Result<()> {
         let start = self.tiling.starts[tile];
         match self.inputs[tile] {
-            TileInput::Varied => self.accumulate(start, fold, accumulator, true)?,
-            TileInput::Constant => self.accumulate(start, fold, accumulator, false)?,
+            TileInput::Varied => self.accumulate(start, fold, sums, true),
+            TileInput::Constant => self.accumulate(start, fold, sums, false),
             TileInput::Shared(number) => {
                 if !self.kept[number].1 {
                     self.keep(number, start, fold)?;
                 }
                 let sum = &self.kept[number].0;
                 let (tile, predictions) = (self.runner.plan().logits(), self.mirrorings.len());
-                let add = AccumulateTile { image_dims: self.tiling.image, start, tile, predictions };
-                accumulator.inplace_op3(sum, &self.weights, &add)?;
+                let (image_dims, start) = (sums.dims(), sums.place(start));
+                let add = AccumulateTile { image_dims, start, tile, predictions };
+                sums.logits().inplace_op3(sum, &self.weights, &add)
             }
         }
-        Ok(())
     }
 
-    /// Predicts a tile and adds it to the accumulator; the network runs for every mirroring, or only once where all
+    /// Predicts a tile and adds it to the sums; the network runs for every mirroring, or only once where all
     /// mirrored copies are the tile itself.
     fn accumulate(
         &self,
         start: [isize; 3],
         fold: &Weights,
-        accumulator: &Tensor,
+        sums: &Sums,
         every_mirroring: bool,
     ) -> Result<()> {
-        let (head, features, image_dims) = (fold.head(), self.runner.features(), self.tiling.image);
+        let (head, features) = (fold.head(), self.runner.features());
         for (i, &mirroring) in self.mirrorings.iter().enumerate() {
             if i == 0 || every_mirroring {
-                run_network(self.runner, fold, &self.image, image_dims, start, mirroring)?;
+                run_network(self.runner, fold, &self.image, self.tiling.image, start, mirroring)?;
             }
             match &self.sum {
                 Some(sum) if i + 1 < self.mirrorings.len() => {
@@ -93,8 +97,9 @@ impl<'a> Tiles<'a> {
                 }
                 sum => {
                     let (others, predictions) = (sum.as_ref(), self.mirrorings.len());
+                    let (image_dims, start) = (sums.dims(), sums.place(start));
                     let add = AccumulateLogits { head, mirroring, others, image_dims, start, predictions };
-                    accumulator.inplace_op3(features, &self.weights, &add)?;
+                    sums.logits().inplace_op3(features, &self.weights, &add)?;
                 }
             }
         }
@@ -129,11 +134,11 @@ pub(super) fn run_network(
     runner.run(fold)
 }
 
-/// Calls `read` with the elements of a flat float32 tensor.
-fn with_values<R>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
+/// Calls `read` with the elements of a flat tensor.
+pub(super) fn with_values<T: WithDType, R>(tensor: &Tensor, read: impl FnOnce(&[T]) -> R) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => Ok(read(&values[start..end])),
-        _ => bail!("image: expected contiguous float32 values on the CPU, got {tensor:?}"),
+        (Storage::Cpu(storage), Some((start, end))) => Ok(read(&storage.as_slice::<T>()?[start..end])),
+        _ => bail!("expected contiguous values on the CPU, got {tensor:?}"),
     }
 }

@@ -6,47 +6,37 @@ use crate::imaging::resampling::{
 };
 use ndarray::{Array4, ArrayView4, ArrayViewMut4, CowArray, Ix4};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Output rows that are resampled together, one per lane of the vector units.
 pub(in crate::nnunet) const STRIP: usize = LANES;
 
-/// Logits on the network's grid, and how to get any slices of them on the image's.
-///
-/// Each channel comes out as [`super::resample_image`] would make it, to `f32` rounding.
-#[derive(Debug)]
-pub struct SlabResampler<'a> {
-    logits: CowArray<'a, f32, Ix4>,
+/// How logits come from the network's grid to the image's, whichever planes of them there are.
+#[derive(Debug, Clone)]
+pub struct LogitGrids {
     operators: [AxisOperator; 3],
-    clip: Option<Clip>,
+    separate: Option<usize>,
+    /// Results are clipped to the range of all logits, so none can be had before all are there.
+    clips: bool,
     round_to_half: bool,
 }
 
-impl<'a> SlabResampler<'a> {
-    /// A resampler of `logits` (z, y, x, channels) to `new_shape` (z, y, x).
+impl LogitGrids {
+    /// From `shape` to `new_shape`, both (z, y, x).
     ///
     /// The spacings (mm, in the array's axis order) only decide whether an axis is treated on its own; at export the
-    /// current one is the plans' and the new one the image's. Logits in another than the standard layout are copied.
-    #[expect(clippy::needless_pass_by_value, reason = "views are passed by value, as everywhere in ndarray")]
+    /// current one is the plans' and the new one the image's.
     pub fn new(
-        logits: ArrayView4<'a, f32>,
+        shape: [usize; 3],
         new_shape: [usize; 3],
         current_spacing: [f64; 3],
         new_spacing: [f64; 3],
         resampling: &Resampling,
     ) -> Self {
-        let (z, y, x, _) = logits.dim();
-        let logits = if logits.is_standard_layout() {
-            CowArray::from(logits)
-        } else {
-            CowArray::from(logits.as_standard_layout().into_owned())
-        };
         let separate = separate_axis(resampling.force_separate_z(), current_spacing, new_spacing);
-        let operators = resampling.operators([z, y, x], new_shape, separate);
-        let changes = [z, y, x] != new_shape;
-        let clip =
-            (changes && resampling.clips()).then(|| Clip::to_range_of(&logits.view(), separate, &operators));
-        Self { logits, operators, clip, round_to_half: false }
+        let operators = resampling.operators(shape, new_shape, separate);
+        Self { operators, separate, clips: shape != new_shape && resampling.clips(), round_to_half: false }
     }
 
     /// The same with results rounded to `float16` values, ties to even.
@@ -61,6 +51,93 @@ impl<'a> SlabResampler<'a> {
     /// Shape of the whole output (z, y, x).
     pub fn output_shape(&self) -> [usize; 3] {
         self.operators.each_ref().map(AxisOperator::output_len)
+    }
+
+    /// How many output slices, from the first on, need no other logits than those of the planes before `end`.
+    pub fn slices_ready(&self, end: usize) -> usize {
+        let across = &self.operators[0];
+        if self.clips && end < across.input_len() {
+            return 0;
+        }
+        (0..across.output_len()).take_while(|&z| across.row(z).0 + across.taps() <= end).count()
+    }
+
+    /// The first plane of logits that slices still need when those are done that are ready with the planes before `end`.
+    pub fn needed_from(&self, end: usize) -> usize {
+        let across = &self.operators[0];
+        if self.clips && end < across.input_len() {
+            return 0;
+        }
+        let left = self.slices_ready(end)..across.output_len();
+        left.map(|z| across.row(z).0).fold(end, usize::min)
+    }
+
+    /// A resampler of some planes of logits (z, y, x, channels), the first of which is plane `first` of all.
+    ///
+    /// # Panics
+    /// If the logits have another shape than these grids, or some of them lack although results are clipped to the range of
+    /// all, which are programming errors.
+    #[expect(clippy::needless_pass_by_value, reason = "views are passed by value, as everywhere in ndarray")]
+    pub fn over<'a>(&'a self, first: usize, logits: ArrayView4<'a, f32>) -> SlabResampler<'a> {
+        SlabResampler::over(Cow::Borrowed(self), first, &logits)
+    }
+}
+
+/// Logits on the network's grid, and how to get any slices of them on the image's.
+///
+/// Each channel comes out as [`super::resample_image`] would make it, to `f32` rounding.
+#[derive(Debug)]
+pub struct SlabResampler<'a> {
+    /// Planes from `first` on.
+    logits: CowArray<'a, f32, Ix4>,
+    first: usize,
+    grids: Cow<'a, LogitGrids>,
+    clip: Option<Clip>,
+}
+
+impl<'a> SlabResampler<'a> {
+    /// A resampler of `logits` (z, y, x, channels) to `new_shape` (z, y, x), as [`LogitGrids::new`] has it.
+    #[expect(clippy::needless_pass_by_value, reason = "views are passed by value, as everywhere in ndarray")]
+    pub fn new(
+        logits: ArrayView4<'a, f32>,
+        new_shape: [usize; 3],
+        current_spacing: [f64; 3],
+        new_spacing: [f64; 3],
+        resampling: &Resampling,
+    ) -> Self {
+        let (z, y, x, _) = logits.dim();
+        let grids = LogitGrids::new([z, y, x], new_shape, current_spacing, new_spacing, resampling);
+        Self::over(Cow::Owned(grids), 0, &logits)
+    }
+
+    /// Logits in another than the standard layout are copied.
+    fn over(grids: Cow<'a, LogitGrids>, first: usize, logits: &ArrayView4<'a, f32>) -> Self {
+        let (planes, height, width, _) = logits.dim();
+        let expected = grids.operators.each_ref().map(AxisOperator::input_len);
+        assert!(first + planes <= expected[0], "{planes} planes from {first} on, of {}", expected[0]);
+        assert_eq!([height, width], expected[1..], "shape of a plane");
+        let logits = if logits.is_standard_layout() {
+            CowArray::from(*logits)
+        } else {
+            CowArray::from(logits.as_standard_layout().into_owned())
+        };
+        let clip = grids.clips.then(|| {
+            assert_eq!(planes, expected[0], "planes to take the range from");
+            Clip::to_range_of(&logits.view(), grids.separate, &grids.operators)
+        });
+        Self { logits, first, grids, clip }
+    }
+
+    /// As [`LogitGrids::round_to_half`].
+    #[must_use]
+    pub fn round_to_half(mut self, round_to_half: bool) -> Self {
+        self.grids.to_mut().round_to_half = round_to_half;
+        self
+    }
+
+    /// Shape of the whole output (z, y, x).
+    pub fn output_shape(&self) -> [usize; 3] {
+        self.grids.output_shape()
     }
 
     /// Number of channels.
@@ -110,14 +187,14 @@ impl<'a> SlabResampler<'a> {
     /// The output rows `ys` of slice `z`, at most [`STRIP`] of them: along z, then y, then x.
     #[inline(always)]
     pub(in crate::nnunet) fn strip(&self, z: usize, ys: Range<usize>, strip: &mut Strip) {
-        let [across_slices, across_rows, along_rows] = &self.operators;
+        let [across_slices, across_rows, along_rows] = &self.grids.operators;
         let (_, height, width, channels) = self.logits.dim();
         let row_len = width * channels;
         let needed = rows_needed(across_rows, ys.clone());
 
         let (first, weights) = across_slices.row(z);
         let logits = self.logits.as_slice().unwrap_or(&[]);
-        let source = &logits[(first * height + needed.start) * row_len..];
+        let source = &logits[((first - self.first) * height + needed.start) * row_len..];
         let needed_len = needed.len() * row_len;
         let band = if let [1.0] = weights {
             &source[..needed_len]
@@ -138,7 +215,7 @@ impl<'a> SlabResampler<'a> {
             if let Some(clip) = &self.clip {
                 clip_sample(clip, sample, z, ys.clone(), x);
             }
-            if self.round_to_half {
+            if self.grids.round_to_half {
                 for v in sample.as_flattened_mut() {
                     *v = to_half(*v);
                 }
