@@ -8,10 +8,11 @@
 use candle_core::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use pdac_cascade::ops::{
-    Arithmetic, Conv3d, ConvShape, InstanceNorm, Isa, Operand, Precision, TransposedConv3d, ValueShape,
-    peak_flops, zeros,
+    Arithmetic, Conv3d, ConvShape, InstanceNorm, Isa, Operand, Operator, Precision, TransposedConv3d,
+    ValueShape, Within, peak_flops, zeros,
 };
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// A layer: grid (z, y, x) and channels of its inputs, output channels.
@@ -75,16 +76,12 @@ const LAYERS: [Layer; 17] = [
     upsample("64-32 up 1x2x2", [8, 64, 144], &[64], 32, [1, 2, 2]),
 ];
 
-/// An operator with its tensors, ready to run.
+/// An operator with its values, ready to run.
 struct Ready {
-    output: Tensor,
-    inputs: Vec<Tensor>,
-    operator: Operator,
-}
-
-enum Operator {
-    Conv(Box<Conv3d>),
-    Upsample(Box<TransposedConv3d>),
+    buffer: Tensor,
+    sources: Vec<Range<usize>>,
+    output: Range<usize>,
+    operator: Box<dyn Operator>,
 }
 
 impl Layer {
@@ -118,40 +115,41 @@ impl Layer {
                 negative_slope: 0.01,
             })
             .collect();
-        let input = |operand: &Operand| {
-            let input = zeros(operand.shape.storage_len())?;
-            input.slice_set(&noise(&[operand.shape.storage_len()], 1.0)?, 0, 0)?;
-            Ok(input)
-        };
-        let inputs = operands.iter().map(input).collect::<candle_core::Result<_>>()?;
         let total = self.inputs.iter().sum();
-        let operator = match self.kind {
+        let operator: Box<dyn Operator> = match self.kind {
             Kind::Conv(kernel, stride) => {
                 let shape = ConvShape { out_channels: self.out_channels, kernel, stride };
                 let weight = noise(&[self.out_channels, total, kernel[0], kernel[1], kernel[2]], 0.05)?;
                 let ones = vec![1.0; self.out_channels];
                 let norm = InstanceNorm { bias: ones.clone(), weight: ones, eps: 1e-5 };
-                let conv = Conv3d::new(shape, &operands, &weight, None, Some(norm), arithmetic)?;
-                Operator::Conv(Box::new(conv))
+                Box::new(Conv3d::new(shape, &operands, &weight, None, Some(norm), arithmetic)?)
             }
             Kind::Upsample(stride) => {
                 let weight = noise(&[total, self.out_channels, stride[0], stride[1], stride[2]], 0.05)?;
-                let up = TransposedConv3d::new(stride, operands[0], &weight, None, arithmetic)?;
-                Operator::Upsample(Box::new(up))
+                Box::new(TransposedConv3d::new(stride, operands[0], &weight, None, arithmetic)?)
             }
         };
-        let output = zeros(self.out_shape().storage_len())?;
-        Ok(Ready { output, inputs, operator })
+        // One after the other, each on a cache line.
+        let mut end = 0;
+        let mut place = |shape: ValueShape| {
+            let start = end;
+            end = (start + shape.storage_len()).next_multiple_of(16);
+            start..start + shape.storage_len()
+        };
+        let sources: Vec<_> = operands.iter().map(|operand| place(operand.shape)).collect();
+        let output = place(self.out_shape());
+        let buffer = zeros(end)?;
+        for source in &sources {
+            buffer.slice_set(&noise(&[source.len()], 1.0)?, 0, source.start)?;
+        }
+        Ok(Ready { buffer, sources, output, operator })
     }
 }
 
 impl Ready {
     fn run(&self) -> candle_core::Result<()> {
-        match (&self.operator, self.inputs.as_slice()) {
-            (Operator::Conv(conv), [first, second]) => self.output.inplace_op3(first, second, conv.as_ref()),
-            (Operator::Conv(conv), inputs) => self.output.inplace_op2(&inputs[0], conv.as_ref()),
-            (Operator::Upsample(up), inputs) => self.output.inplace_op2(&inputs[0], up.as_ref()),
-        }
+        let (sources, output) = (self.sources.clone(), self.output.clone());
+        self.buffer.inplace_op1(&Within { operator: self.operator.as_ref(), sources, output })
     }
 }
 

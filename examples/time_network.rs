@@ -150,7 +150,7 @@ fn patch(plan: &Plan, seed: u64) -> candle_core::Result<Tensor> {
 fn fill_input(runner: &Runner, patch: &Tensor) -> candle_core::Result<()> {
     let tile = runner.plan().operand(runner.plan().input()).shape;
     let gather = GatherTile { image_dims: tile.dims, start: [0; 3], tile, mirroring: [false; 3] };
-    runner.input().inplace_op2(patch, &gather)
+    runner.input()?.inplace_op2(patch, &gather)
 }
 
 /// Seconds of every run that counts, and of every step in each of them.
@@ -162,7 +162,7 @@ struct Times {
 /// Fills `logits`, (z, y, x, heads) flattened.
 fn fill_logits(runner: &Runner, weights: &Weights, logits: &Tensor) -> candle_core::Result<()> {
     let head = AddLogits { head: weights.head(), mirroring: [false; 3], first: true };
-    logits.inplace_op2(runner.features(), &head)
+    logits.inplace_op2(&runner.features()?, &head)
 }
 
 fn time(

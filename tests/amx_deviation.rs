@@ -161,12 +161,12 @@ fn a_network_of_real_width_gives_the_same_logits() {
         let tile = runner.plan().operand(runner.plan().input()).shape;
         let patch = Tensor::from_vec(noise(99, tile.data_len()), tile.data_len(), &Device::Cpu).unwrap();
         let gather = GatherTile { image_dims: tile.dims, start: [0; 3], tile, mirroring: [false; 3] };
-        runner.input().inplace_op2(&patch, &gather).unwrap();
+        runner.input().unwrap().inplace_op2(&patch, &gather).unwrap();
         runner.run(&weights).unwrap();
         let len = runner.plan().logits().data_len();
         let logits = Tensor::zeros(len, candle_core::DType::F32, &Device::Cpu).unwrap();
         let head = AddLogits { head: weights.head(), mirroring: [false; 3], first: true };
-        logits.inplace_op2(runner.features(), &head).unwrap();
+        logits.inplace_op2(&runner.features().unwrap(), &head).unwrap();
         logits.to_vec1::<f32>().unwrap()
     };
     let expected = logits(vectors);

@@ -12,7 +12,7 @@ use pdac_cascade::ops::{
     Precision, SegmentationHead, TransposedConv3d, ValueShape,
 };
 use proptest::prelude::*;
-use stored_values::{noise, value};
+use stored_values::{computed, noise, value};
 
 /// Everything that can be run here, AMX emulated if need be.
 fn arithmetics() -> Vec<Arithmetic> {
@@ -89,13 +89,8 @@ fn check_conv(case: &Case) {
     for arithmetic in arithmetics() {
         let conv =
             Conv3d::new(case.shape, &operands, &weight, Some(&bias), Some(norm.clone()), arithmetic).unwrap();
-        let output = Tensor::new(noise(9, shape.storage_len()).as_slice(), &Device::Cpu).unwrap();
-        match values.as_slice() {
-            [a] => output.inplace_op2(&a.0, &conv).unwrap(),
-            [a, b] => output.inplace_op3(&a.0, &b.0, &conv).unwrap(),
-            _ => unreachable!(),
-        }
-        let got = output.to_vec1::<f32>().unwrap();
+        let sources: Vec<&Tensor> = values.iter().map(|v| &v.0).collect();
+        let got = computed(&conv, &sources, noise(9, shape.storage_len()));
         let (tolerance, norm_tolerance) = tolerances(arithmetic, total * kz * ky * kx);
         for (i, (g, e)) in got[2 * out..].iter().zip(&expected).enumerate() {
             assert!((f64::from(*g) - e).abs() < tolerance, "{arithmetic}: element {i} is {g}, expected {e}");
@@ -156,9 +151,7 @@ proptest! {
             let (tolerance, _) = tolerances(arithmetic, input);
             let bias_tensor = Tensor::new(bias.as_slice(), &Device::Cpu).unwrap();
             let op = TransposedConv3d::new(stride, operand, &tensor, Some(&bias_tensor), arithmetic).unwrap();
-            let output = Tensor::new(noise(9, shape.storage_len()).as_slice(), &Device::Cpu).unwrap();
-            output.inplace_op2(&stored, &op).unwrap();
-            let got = output.to_vec1::<f32>().unwrap();
+            let got = computed(&op, &[&stored], noise(9, shape.storage_len()));
             prop_assert!(got[..out].iter().all(|&s| s == 1.0) && got[out..2 * out].iter().all(|&s| s == 0.0));
             for (i, (z, y, x, o)) in itertools4(shape.dims[0], shape.dims[1], shape.dims[2], out).enumerate() {
                 let voxel = ((z / sz * dims[1] + y / sy) * dims[2] + x / sx) * input;
@@ -224,10 +217,9 @@ fn results_are_the_same_bits_at_any_number_of_threads() {
     let conv = Conv3d::new(shape, &[operand], &weight, None, Some(norm), Arithmetic::detect()).unwrap();
     let out = ValueShape { dims: shape.out_dims(dims), channels: 16 };
     let run = |threads| {
-        let output = Tensor::zeros(out.storage_len(), candle_core::DType::F32, &Device::Cpu).unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| output.inplace_op2(&input, &conv)).unwrap();
-        output.to_vec1::<f32>().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+        let output = pool.install(|| computed(&conv, &[&input], vec![0.0; out.storage_len()]));
+        output.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
     };
     let one = run(1);
     assert_eq!(one, run(2));

@@ -11,7 +11,8 @@ mod amx_emulator;
 
 use candle_core::{Device, Tensor};
 use pdac_cascade::ops::{
-    Arithmetic, Conv3d, ConvShape, InstanceNorm, Isa, Operand, Precision, TransposedConv3d, ValueShape,
+    Arithmetic, Conv3d, ConvShape, InstanceNorm, Isa, Operand, Operator, Precision, TransposedConv3d,
+    ValueShape,
 };
 
 /// Everything that can be run here, AMX emulated if need be.
@@ -23,10 +24,10 @@ fn arithmetics() -> Vec<Arithmetic> {
 }
 
 /// A value whose voxels are all 1, in a buffer of exactly its length.
-fn ones(shape: ValueShape) -> Tensor {
+fn ones(shape: ValueShape) -> Vec<f32> {
     let mut stored = vec![1f32; shape.storage_len()];
     stored[shape.channels..2 * shape.channels].fill(0.0);
-    Tensor::new(stored, &Device::Cpu).unwrap()
+    stored
 }
 
 /// Taps of a kernel centred on `position · stride` that fall inside an axis.
@@ -38,7 +39,7 @@ fn taps_inside(position: usize, stride: usize, kernel: usize, size: usize) -> us
 fn check_conv(dims: [usize; 3], inputs: &[usize], shape: ConvShape) {
     let values = inputs.iter().map(|&channels| ValueShape { dims, channels });
     let operands: Vec<Operand> = values.map(|shape| Operand { shape, negative_slope: 0.01 }).collect();
-    let tensors: Vec<Tensor> = operands.iter().map(|operand| ones(operand.shape)).collect();
+    let sources: Vec<Vec<f32>> = operands.iter().map(|operand| ones(operand.shape)).collect();
     let (total, out) = (inputs.iter().sum::<usize>(), shape.out_channels);
     let [kz, ky, kx] = shape.kernel;
     let weight = Tensor::ones((out, total, kz, ky, kx), candle_core::DType::F32, &Device::Cpu).unwrap();
@@ -47,13 +48,9 @@ fn check_conv(dims: [usize; 3], inputs: &[usize], shape: ConvShape) {
     for arithmetic in arithmetics() {
         let norm = Some(norm.clone());
         let conv = Conv3d::new(shape, &operands, &weight, None, norm, arithmetic).unwrap();
-        let output = ones(value);
-        match tensors.as_slice() {
-            [one] => output.inplace_op2(one, &conv).unwrap(),
-            [one, two] => output.inplace_op3(one, two, &conv).unwrap(),
-            _ => unreachable!(),
-        }
-        let got = output.to_vec1::<f32>().unwrap();
+        let mut got = ones(value);
+        let sources: Vec<&[f32]> = sources.iter().map(Vec::as_slice).collect();
+        conv.run(&mut got, &sources).unwrap();
         for (i, &got) in got[2 * out..].iter().enumerate() {
             let voxel = i / out;
             let [_, height, width] = value.dims;
@@ -117,9 +114,8 @@ fn transposed_convolutions_count_their_channels() {
         let value = ValueShape { dims: std::array::from_fn(|a| dims[a] * stride[a]), channels: out };
         for arithmetic in arithmetics() {
             let up = TransposedConv3d::new(stride, operand, &weight, None, arithmetic).unwrap();
-            let output = ones(value);
-            output.inplace_op2(&ones(operand.shape), &up).unwrap();
-            let got = output.to_vec1::<f32>().unwrap();
+            let mut got = ones(value);
+            up.run(&mut got, &[&ones(operand.shape)]).unwrap();
             assert!(got[2 * out..].iter().all(|&v| v == input as f32), "{arithmetic}, {dims:?}: {got:?}");
         }
     }

@@ -1,7 +1,8 @@
-//! A network as a list of steps over values that share a few buffers.
+//! A network as a list of steps over values that share one buffer.
 
 use crate::ops::{ConvShape, Operand, ValueShape};
 use std::fmt;
+use std::ops::{Range, RangeInclusive};
 
 /// Index of a value of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,13 +87,12 @@ pub struct Head {
     pub classes: usize,
 }
 
-/// A network planned for one patch size: steps, values and the buffers that the values share.
+/// A network planned for one patch size: steps, values and where in a buffer the values lie.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     steps: Vec<Step>,
     operands: Vec<Operand>,
-    buffer_of: Vec<usize>,
-    buffer_lens: Vec<usize>,
+    places: Vec<Range<usize>>,
     input: ValueId,
     head: Head,
 }
@@ -108,14 +108,14 @@ impl Plan {
         self.operands[id.0]
     }
 
-    /// Number of the buffer that holds a value.
-    pub fn buffer_of(&self, id: ValueId) -> usize {
-        self.buffer_of[id.0]
+    /// Where in the buffer a value lies, in floats. Values that are needed at the same time lie apart.
+    pub fn place(&self, id: ValueId) -> Range<usize> {
+        self.places[id.0].clone()
     }
 
-    /// Floats per buffer.
-    pub fn buffer_lens(&self) -> &[usize] {
-        &self.buffer_lens
+    /// Floats of the buffer.
+    pub fn buffer_len(&self) -> usize {
+        self.places.iter().map(|p| p.end).max().unwrap_or(0)
     }
 
     /// The network's input.
@@ -158,7 +158,7 @@ impl Plan {
 }
 
 impl fmt::Display for Plan {
-    /// One line a step: shapes, GFLOP, MB moved, buffer written.
+    /// One line a step: shapes, GFLOP, MB moved, place in the buffer.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for step in &self.steps {
             let what = match &step.kind {
@@ -172,13 +172,13 @@ impl fmt::Display for Plan {
             let sources: Vec<_> = step.sources.iter().map(|&s| show(self.operand(s).shape)).collect();
             writeln!(
                 f,
-                "{:<32} {what:<18} {:<34} -> {:<18} {:>9.3} GFLOP {:>8.2} MB  buffer {}",
+                "{:<32} {what:<18} {:<34} -> {:<18} {:>9.3} GFLOP {:>8.2} MB  at {:.2} MB",
                 step.parameters,
                 sources.join(" ++ "),
                 show(self.operand(step.output).shape),
                 self.flop(step) as f64 / 1e9,
                 self.bytes(step) as f64 / 1e6,
-                self.buffer_of(step.output),
+                4.0 * self.place(step.output).start as f64 / 1e6,
             )?;
         }
         let features = self.operand(self.head.features).shape;
@@ -193,9 +193,8 @@ impl fmt::Display for Plan {
             4.0 * features.data_len() as f64 / 1e6,
         )?;
         let flop = self.steps.iter().map(|s| self.flop(s)).sum::<u64>() + self.head_flop();
-        let floats: usize = self.buffer_lens.iter().sum();
-        let (gflop, megabytes) = (flop as f64 / 1e9, 4.0 * floats as f64 / 1e6);
-        write!(f, "total {gflop:.3} GFLOP, {} buffers of {megabytes:.1} MB together", self.buffer_lens.len())
+        let (gflop, megabytes) = (flop as f64 / 1e9, 4.0 * self.buffer_len() as f64 / 1e6);
+        write!(f, "total {gflop:.3} GFLOP, a buffer of {megabytes:.1} MB")
     }
 }
 
@@ -203,7 +202,7 @@ fn show(ValueShape { dims: [d, h, w], channels }: ValueShape) -> String {
     format!("{d}×{h}×{w}×{channels}")
 }
 
-/// Collects steps and values, then assigns buffers.
+/// Collects steps and values, then places the values.
 pub(super) struct PlanBuilder {
     steps: Vec<Step>,
     operands: Vec<Operand>,
@@ -266,10 +265,10 @@ impl PlanBuilder {
         self.push(parameters, StepKind::Upsample { stride }, &[source], operand)
     }
 
-    /// Assigns buffers: a value takes the smallest free buffer that fits, else the largest free one, grown.
+    /// Places the values in the buffer.
     ///
     /// # Errors
-    /// If memory could not hold a value, the logits, or all buffers together.
+    /// If memory could not hold a value, the logits, or all that is needed at once.
     pub fn finish(mut self, head: Head) -> Result<Plan, PlanError> {
         let features = self.operands[head.features.0].shape;
         let logits = storage_len(ValueShape { channels: head.classes, ..features });
@@ -280,46 +279,95 @@ impl PlanBuilder {
         if let Some(layer) = self.too_large.take() {
             return Err(PlanError::TooLarge { patch, layer });
         }
-        let mut last_use = vec![0; self.operands.len()];
-        for (i, step) in self.steps.iter().enumerate() {
+        // The input is written before the first step, the features are read after the last.
+        let mut lives: Vec<Life> =
+            self.operands.iter().map(|o| Life { len: o.shape.storage_len(), steps: 0..=0 }).collect();
+        for (step, i) in self.steps.iter().zip(1..) {
+            lives[step.output.0].steps = i..=i;
             for s in &step.sources {
-                last_use[s.0] = i;
+                lives[s.0].steps = *lives[s.0].steps.start()..=i;
             }
         }
-        last_use[head.features.0] = self.steps.len();
-        let mut buffer_lens: Vec<usize> = Vec::new();
-        let mut free: Vec<usize> = Vec::new();
-        let mut buffer_of = vec![0; self.operands.len()];
-        let mut assign = |value: usize, free: &mut Vec<usize>| {
-            let need = self.operands[value].shape.storage_len();
-            free.sort_by_key(|&b| buffer_lens[b]);
-            let position = free.iter().position(|&b| buffer_lens[b] >= need).or(free.len().checked_sub(1));
-            let buffer = match position {
-                Some(p) => free.remove(p),
-                None => {
-                    buffer_lens.push(0);
-                    buffer_lens.len() - 1
-                }
-            };
-            buffer_lens[buffer] = buffer_lens[buffer].max(need);
-            buffer_of[value] = buffer;
-            buffer
-        };
-        let mut holder = vec![usize::MAX; self.operands.len()];
-        holder[self.input.0] = assign(self.input.0, &mut free);
-        for (i, step) in self.steps.iter().enumerate() {
-            holder[step.output.0] = assign(step.output.0, &mut free);
-            for s in &step.sources {
-                if last_use[s.0] == i && !free.contains(&holder[s.0]) {
-                    free.push(holder[s.0]);
-                }
-            }
-        }
-        let together = buffer_lens.iter().try_fold(0usize, |sum, &len| sum.checked_add(len));
-        if together.is_none_or(|floats| floats > MAX_FLOATS) {
+        let features = &mut lives[head.features.0].steps;
+        *features = *features.start()..=self.steps.len() + 1;
+        let Some(places) = place(&lives) else {
             return Err(PlanError::TooLarge { patch, layer: "the network".to_owned() });
-        }
+        };
         let Self { steps, operands, input, .. } = self;
-        Ok(Plan { steps, operands, buffer_of, buffer_lens, input, head })
+        Ok(Plan { steps, operands, places, input, head })
+    }
+}
+
+/// Floats of a value, and the steps from the one that writes it to the last that reads it.
+struct Life {
+    len: usize,
+    steps: RangeInclusive<usize>,
+}
+
+/// Floats that places are multiples of: a cache line.
+const LINE: usize = 16;
+
+/// Places values so that those alive at the same step do not overlap: the largest first, each where it fits lowest.
+///
+/// `None` if memory could not hold them.
+fn place(lives: &[Life]) -> Option<Vec<Range<usize>>> {
+    let mut order: Vec<usize> = (0..lives.len()).collect();
+    order.sort_by_key(|&v| usize::MAX - lives[v].len);
+    let mut places = vec![0..0; lives.len()];
+    for (placed, &value) in order.iter().enumerate() {
+        let Life { len, steps } = &lives[value];
+        let meets =
+            |other: &RangeInclusive<usize>| other.start() <= steps.end() && steps.start() <= other.end();
+        let mut taken: Vec<Range<usize>> = order[..placed]
+            .iter()
+            .filter(|&&other| meets(&lives[other].steps))
+            .map(|&other| places[other].clone())
+            .collect();
+        taken.sort_by_key(|t| t.start);
+        let mut start = 0;
+        for t in taken {
+            if start + len <= t.start {
+                break;
+            }
+            start = start.max(t.end.next_multiple_of(LINE));
+        }
+        let end = start.checked_add(*len).filter(|&end| end <= MAX_FLOATS - LINE)?;
+        places[value] = start..end;
+    }
+    Some(places)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn values_that_meet_lie_apart_on_cache_lines(
+            lives in proptest::collection::vec((1..1000_usize, 0..12_usize, 0..6_usize), 1..30),
+        ) {
+            let lives: Vec<Life> =
+                lives.into_iter().map(|(len, from, more)| Life { len, steps: from..=from + more }).collect();
+            let places = place(&lives).unwrap();
+            for (i, (place, life)) in places.iter().zip(&lives).enumerate() {
+                prop_assert_eq!(place.len(), life.len);
+                prop_assert_eq!(place.start % LINE, 0);
+                for (other, with) in places.iter().zip(&lives).skip(i + 1) {
+                    let meet = life.steps.clone().any(|step| with.steps.contains(&step));
+                    let apart = place.end <= other.start || other.end <= place.start;
+                    prop_assert!(!meet || apart, "{place:?} and {other:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_needed_at_the_same_time_takes_the_same_place() {
+        let lives = [(64, 0..=1), (32, 1..=2), (32, 1..=3), (64, 4..=5)];
+        let lives = lives.map(|(len, steps)| Life { len, steps });
+        assert_eq!(place(&lives).unwrap(), [0..64, 64..96, 96..128, 0..64]);
+        let huge = [0..=1, 1..=2].map(|steps| Life { len: MAX_FLOATS / 2, steps });
+        assert_eq!(place(&huge), None);
     }
 }

@@ -1,7 +1,9 @@
-//! Running a plan: one set of buffers, any number of weights and tiles.
+//! Running a plan: one buffer, any number of weights and tiles.
 
-use super::plan::{Head, Plan, Step, StepKind};
-use crate::ops::{self, Arithmetic, Conv3d, InstanceNorm, Operand, SegmentationHead, TransposedConv3d};
+use super::plan::{Head, Plan, Step, StepKind, ValueId};
+use crate::ops::{
+    self, Arithmetic, Conv3d, InstanceNorm, Operand, Operator, SegmentationHead, TransposedConv3d, Within,
+};
 use candle_core::{DType, Result, Tensor, bail};
 use std::collections::HashMap;
 
@@ -123,20 +125,20 @@ fn instance_norm(parameters: &mut Parameters, here: &str, channels: usize, eps: 
     Ok(InstanceNorm { weight: or("weight", 1.0)?, bias: or("bias", 0.0)?, eps })
 }
 
-/// The buffers of a plan. Nothing is allocated while tiles run.
+/// The buffer of a plan. Nothing is allocated while tiles run.
 pub struct Runner {
     plan: Plan,
-    buffers: Vec<Tensor>,
+    buffer: Tensor,
 }
 
 impl Runner {
-    /// Allocates the buffers of a plan.
+    /// Allocates the buffer of a plan.
     ///
     /// # Errors
     /// If the device refuses the memory.
     pub fn new(plan: Plan) -> Result<Self> {
-        let buffers = plan.buffer_lens().iter().map(|&n| ops::zeros(n)).collect::<Result<_>>()?;
-        Ok(Self { plan, buffers })
+        let buffer = ops::zeros(plan.buffer_len())?;
+        Ok(Self { plan, buffer })
     }
 
     /// The plan that is run.
@@ -144,17 +146,28 @@ impl Runner {
         &self.plan
     }
 
-    /// Buffer of the network's input, to be filled before [`Runner::run`].
-    pub fn input(&self) -> &Tensor {
-        &self.buffers[self.plan.buffer_of(self.plan.input())]
+    /// The network's input, to be filled before [`Runner::run`].
+    ///
+    /// # Errors
+    /// Never, unless the plan is broken.
+    pub fn input(&self) -> Result<Tensor> {
+        self.value(self.plan.input())
     }
 
-    /// Buffer of the features that the segmentation head reads, valid until the input is filled again.
-    pub fn features(&self) -> &Tensor {
-        &self.buffers[self.plan.buffer_of(self.plan.head().features)]
+    /// The features that the segmentation head reads, valid until the input is filled again.
+    ///
+    /// # Errors
+    /// Never, unless the plan is broken.
+    pub fn features(&self) -> Result<Tensor> {
+        self.value(self.plan.head().features)
     }
 
-    /// Runs all steps, up to the segmentation head, on the tile in the input buffer.
+    fn value(&self, id: ValueId) -> Result<Tensor> {
+        let place = self.plan.place(id);
+        self.buffer.narrow(0, place.start, place.len())
+    }
+
+    /// Runs all steps, up to the segmentation head, on the tile in the input.
     ///
     /// # Errors
     /// If the weights were packed for another plan.
@@ -168,15 +181,13 @@ impl Runner {
     /// If the weights were packed for another plan.
     pub fn run_observed(&self, weights: &Weights, mut observer: impl FnMut(usize)) -> Result<()> {
         for (index, (step, layer)) in self.plan.steps().iter().zip(&weights.layers).enumerate() {
-            let output = &self.buffers[self.plan.buffer_of(step.output)];
-            let source = |i: usize| &self.buffers[self.plan.buffer_of(step.sources[i])];
-            match layer {
-                Layer::Conv(conv) if step.sources.len() == 2 => {
-                    output.inplace_op3(source(0), source(1), conv.as_ref())?;
-                }
-                Layer::Conv(conv) => output.inplace_op2(source(0), conv.as_ref())?,
-                Layer::Upsample(up) => output.inplace_op2(source(0), up.as_ref())?,
-            }
+            let operator: &dyn Operator = match layer {
+                Layer::Conv(conv) => conv.as_ref(),
+                Layer::Upsample(up) => up.as_ref(),
+            };
+            let sources = step.sources.iter().map(|&s| self.plan.place(s)).collect();
+            let output = self.plan.place(step.output);
+            self.buffer.inplace_op1(&Within { operator, sources, output })?;
             observer(index);
         }
         Ok(())

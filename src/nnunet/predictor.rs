@@ -237,9 +237,9 @@ pub struct Predictor<'m> {
     after: Option<&'m FirstFold<'m>>,
 }
 
-/// Bytes of a plan's buffers.
+/// Bytes of a plan's buffer.
 fn activation_bytes(plan: &Plan) -> u128 {
-    plan.buffer_lens().iter().map(|&len| bytes(&[len], size_of::<f32>())).sum()
+    bytes(&[plan.buffer_len()], size_of::<f32>())
 }
 
 /// The model's network, planned for its patch.
@@ -376,7 +376,7 @@ impl<'m> Predictor<'m> {
         run_network(&self.runner, &fold, &scan.take_tensor()?, image_dims, start, mirroring)?;
         let logits = Tensor::zeros(self.runner.plan().logits().data_len(), DType::F32, &Device::Cpu)?;
         let add = AddLogits { head: fold.head(), mirroring, first: true };
-        logits.inplace_op2(self.runner.features(), &add)?;
+        logits.inplace_op2(&self.runner.features()?, &add)?;
         Ok(logits.to_vec1()?)
     }
 

@@ -3,8 +3,9 @@
 use super::cpu::Arithmetic;
 use super::cpu::activation::Moments;
 use super::cpu::conv3d::{CpuConv, Geometry};
-use super::value::{Activation, Operand, ValueShape, floats, floats_mut};
-use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
+use super::value::{Activation, Operand, ValueShape};
+use super::within::Operator;
+use candle_core::{Result, Tensor, bail};
 use std::sync::{Mutex, PoisonError};
 
 /// Shape of a convolution: output channels, kernel and stride.
@@ -38,9 +39,7 @@ pub struct InstanceNorm {
 
 /// A convolution over one input, or over the channel-wise concatenation of two that is never built.
 ///
-/// In place on the output value's buffer: `output.inplace_op2(&input, &conv)` or
-/// `output.inplace_op3(&first, &second, &conv)`. With an instance norm the output's scale and shift become those of
-/// the norm, otherwise 1 and 0.
+/// With an instance norm the output's scale and shift become those of the norm, otherwise 1 and 0.
 pub struct Conv3d {
     operands: Vec<Operand>,
     out: ValueShape,
@@ -99,18 +98,21 @@ impl Conv3d {
         let norm = norm.map(|norm| (norm, Mutex::new(Moments::empty(shape.out_channels))));
         Ok(Self { operands: operands.to_vec(), out, norm, cpu })
     }
+}
 
-    fn run(&self, output: &mut [f32], inputs: &[&[f32]]) -> Result<()> {
-        let views: Vec<Activation<'_>> = self
-            .operands
-            .iter()
-            .zip(inputs)
-            .map(|(operand, storage)| operand.view(storage, "convolution"))
-            .collect::<Result<_>>()?;
-        if views.len() != self.operands.len() {
-            bail!("convolution: {} inputs given, {} needed", inputs.len(), self.operands.len());
+impl Operator for Conv3d {
+    fn name(&self) -> &'static str {
+        "conv3d"
+    }
+
+    fn run(&self, output: &mut [f32], sources: &[&[f32]]) -> Result<()> {
+        let op = self.name();
+        if sources.len() != self.operands.len() {
+            bail!("{op}: {} sources, expected {}", sources.len(), self.operands.len());
         }
-        let mut out = self.out.view_mut(output, "convolution")?;
+        let views = self.operands.iter().zip(sources).map(|(operand, source)| operand.view(source, op));
+        let views: Vec<Activation<'_>> = views.collect::<Result<_>>()?;
+        let mut out = self.out.view_mut(output, op)?;
         match &self.norm {
             Some((norm, moments)) => {
                 let mut moments = moments.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,36 +131,5 @@ impl Conv3d {
             }
         }
         Ok(())
-    }
-}
-
-impl InplaceOp2 for Conv3d {
-    fn name(&self) -> &'static str {
-        "conv3d"
-    }
-
-    fn cpu_fwd(&self, dst: &mut CpuStorage, l1: &Layout, src: &CpuStorage, l2: &Layout) -> Result<()> {
-        self.run(floats_mut(dst, l1, "conv3d")?, &[floats(src, l2, "conv3d")?])
-    }
-}
-
-impl InplaceOp3 for Conv3d {
-    fn name(&self) -> &'static str {
-        "conv3d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        dst: &mut CpuStorage,
-        l1: &Layout,
-        first: &CpuStorage,
-        l2: &Layout,
-        second: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<()> {
-        self.run(
-            floats_mut(dst, l1, "conv3d")?,
-            &[floats(first, l2, "conv3d")?, floats(second, l3, "conv3d")?],
-        )
     }
 }

@@ -1,7 +1,7 @@
 //! The arithmetic of 3-D U-Nets as candle custom operators.
 //!
-//! candle has no 3-D convolution; [`Conv3d`] and [`TransposedConv3d`] are in-place operators over preallocated
-//! tensors, so that a planned network allocates nothing while it runs. Activations are channels-last
+//! candle has no 3-D convolution; [`Conv3d`] and [`TransposedConv3d`] are operators over values in one preallocated
+//! buffer ([`Within`]), so that a planned network allocates nothing while it runs. Activations are channels-last
 //! `(D, H, W, C)`. Every activation is stored *before* its normalisation, together with the per-channel scale
 //! and shift that the normalisation amounts to (see [`ValueShape`]); whoever reads it applies
 //! `leaky_relu(scale · x + shift)` on the fly. The arithmetic is that of conv → instance norm → leaky ReLU, one
@@ -15,6 +15,7 @@ mod residual_add;
 mod tile;
 mod transposed_conv3d;
 mod value;
+mod within;
 
 pub use buffer::zeros;
 pub use conv3d::{Conv3d, ConvShape, InstanceNorm};
@@ -24,3 +25,4 @@ pub use residual_add::ResidualAdd;
 pub use tile::{AccumulateTile, DiscardFront, DivideByWeights, GatherTile, Mirroring};
 pub use transposed_conv3d::TransposedConv3d;
 pub use value::{Operand, ValueShape};
+pub use within::{Operator, Within};

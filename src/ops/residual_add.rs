@@ -2,10 +2,11 @@
 
 use super::cpu::Arithmetic;
 use super::cpu::residual_add::add;
-use super::value::{Operand, floats, floats_mut};
-use candle_core::{CpuStorage, InplaceOp3, Layout, Result, bail};
+use super::value::Operand;
+use super::within::Operator;
+use candle_core::{Result, bail};
 
-/// `leaky_relu(a + b)` of two stored values: `output.inplace_op3(&a, &b, &op)`.
+/// `leaky_relu(a + b)` of two stored values.
 ///
 /// Each input is read with its own scale, shift and slope: a residual block's second convolution with its norm (slope 1),
 /// and the skip connection, whatever it is. The output is a stored value with scale 1 and shift 0, its activation already
@@ -32,25 +33,17 @@ impl ResidualAdd {
     }
 }
 
-impl InplaceOp3 for ResidualAdd {
+impl Operator for ResidualAdd {
     fn name(&self) -> &'static str {
         "residual_add"
     }
 
-    fn cpu_fwd(
-        &self,
-        dst: &mut CpuStorage,
-        layout: &Layout,
-        first: &CpuStorage,
-        first_layout: &Layout,
-        second: &CpuStorage,
-        second_layout: &Layout,
-    ) -> Result<()> {
-        let op = "residual_add";
+    fn run(&self, output: &mut [f32], sources: &[&[f32]]) -> Result<()> {
+        let op = self.name();
+        let &[first, second] = sources else { bail!("{op}: {} sources, expected two", sources.len()) };
         let [a, b] = &self.inputs;
-        let a = a.view(floats(first, first_layout, op)?, op)?;
-        let b = b.view(floats(second, second_layout, op)?, op)?;
-        let out = self.inputs[0].shape.view_mut(floats_mut(dst, layout, op)?, op)?;
+        let (a, b) = (a.view(first, op)?, b.view(second, op)?);
+        let out = self.inputs[0].shape.view_mut(output, op)?;
         out.scale.fill(1.0);
         out.shift.fill(0.0);
         add(self.arithmetic.isa(), [a, b], self.negative_slope, out.raw);

@@ -2,10 +2,11 @@
 
 use super::cpu::Arithmetic;
 use super::cpu::conv3d::CpuConv;
-use super::value::{Operand, ValueShape, floats, floats_mut};
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
+use super::value::{Operand, ValueShape};
+use super::within::Operator;
+use candle_core::{Result, Tensor, bail};
 
-/// `ConvTranspose3d` with kernel = stride and no padding: `output.inplace_op2(&input, &op)`.
+/// `ConvTranspose3d` with kernel = stride and no padding.
 ///
 /// The output carries no normalisation (scale 1, shift 0).
 pub struct TransposedConv3d {
@@ -48,21 +49,16 @@ impl TransposedConv3d {
     }
 }
 
-impl InplaceOp2 for TransposedConv3d {
+impl Operator for TransposedConv3d {
     fn name(&self) -> &'static str {
         "transposed_conv3d"
     }
 
-    fn cpu_fwd(
-        &self,
-        dst: &mut CpuStorage,
-        layout: &Layout,
-        src: &CpuStorage,
-        src_layout: &Layout,
-    ) -> Result<()> {
-        let op = "transposed_conv3d";
-        let input = self.operand.view(floats(src, src_layout, op)?, op)?;
-        let mut out = self.out.view_mut(floats_mut(dst, layout, op)?, op)?;
+    fn run(&self, output: &mut [f32], sources: &[&[f32]]) -> Result<()> {
+        let op = self.name();
+        let &[source] = sources else { bail!("{op}: {} sources, expected one", sources.len()) };
+        let input = self.operand.view(source, op)?;
+        let mut out = self.out.view_mut(output, op)?;
         out.scale.fill(1.0);
         out.shift.fill(0.0);
         self.cpu.run(&[input], &mut out, None);

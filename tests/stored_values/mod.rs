@@ -1,7 +1,7 @@
 //! Random values as operators store them.
 
 use candle_core::{Device, Tensor};
-use pdac_cascade::ops::Operand;
+use pdac_cascade::ops::{Operand, Operator};
 
 /// Reproducible values of order 1.
 pub fn noise(seed: u64, n: usize) -> Vec<f32> {
@@ -24,4 +24,12 @@ pub fn value(operand: Operand, seed: u64) -> (Tensor, Vec<f32>) {
         if y >= 0.0 { y } else { y * operand.negative_slope }
     });
     (Tensor::new(stored.as_slice(), &Device::Cpu).unwrap(), seen.collect())
+}
+
+/// What an operator makes of stored values, written over `output`.
+pub fn computed(operator: &dyn Operator, sources: &[&Tensor], mut output: Vec<f32>) -> Vec<f32> {
+    let sources: Vec<Vec<f32>> = sources.iter().map(|s| s.to_vec1().unwrap()).collect();
+    let sources: Vec<&[f32]> = sources.iter().map(Vec::as_slice).collect();
+    operator.run(&mut output, &sources).unwrap();
+    output
 }

@@ -86,7 +86,7 @@ impl<'a> Tiles<'a> {
         sums: &Sums,
         every_mirroring: bool,
     ) -> Result<()> {
-        let (head, features) = (fold.head(), self.runner.features());
+        let (head, features) = (fold.head(), &self.runner.features()?);
         for (i, &mirroring) in self.mirrorings.iter().enumerate() {
             if i == 0 || every_mirroring {
                 run_network(self.runner, fold, &self.image, self.tiling.image, start, mirroring)?;
@@ -112,7 +112,7 @@ impl<'a> Tiles<'a> {
         let (sum, filled) = &mut self.kept[number];
         for (i, &mirroring) in self.mirrorings.iter().enumerate() {
             let add = AddLogits { head: fold.head(), mirroring, first: i == 0 };
-            sum.inplace_op2(self.runner.features(), &add)?;
+            sum.inplace_op2(&self.runner.features()?, &add)?;
         }
         *filled = true;
         Ok(())
@@ -130,7 +130,7 @@ pub(super) fn run_network(
 ) -> Result<()> {
     let plan = runner.plan();
     let tile = plan.operand(plan.input()).shape;
-    runner.input().inplace_op2(image, &GatherTile { image_dims, start, tile, mirroring })?;
+    runner.input()?.inplace_op2(image, &GatherTile { image_dims, start, tile, mirroring })?;
     runner.run(fold)
 }
 
