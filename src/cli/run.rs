@@ -46,13 +46,14 @@ pub fn run(args: &RunArgs, bars: &MultiProgress) -> anyhow::Result<()> {
     })?;
     stop_if_requested()?;
     tracing::info!(image = %case.image.display(), size_xyz = ?ct.geometry.size_xyz(), spacing_mm_xyz = ?ct.geometry.spacing_xyz());
-    let detection = cascade.run(&ct, &progress)?;
+    let for_overlay = args.overlay.as_ref().map(|file| (file, ct.clone()));
+    let detection = cascade.run(ct, &progress)?;
     stop_if_requested()?;
     progress.stage("write");
     interrupt::writing();
     outputs.write(&detection.map, detection.likelihood)?;
-    if let Some(file) = &args.overlay {
-        write_overlay(file, &ct, &detection)?;
+    if let Some((file, ct)) = &for_overlay {
+        write_overlay(file, ct, &detection)?;
     }
     progress.summarise();
     let Detection { likelihood, candidates, .. } = detection;

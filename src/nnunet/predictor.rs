@@ -155,7 +155,7 @@ impl Preprocessed {
         let (z, y, x) = channels[0].dim();
         let full_shape = [z, y, x];
         let crop = nonzero_box(&channels.iter().map(|c| c.view()).collect::<Vec<_>>());
-        let cropped: Vec<_> = channels.into_iter().map(|c| cut(c, &crop)).collect();
+        let cropped: Vec<_> = channels.into_iter().map(|c| crop.cut(c)).collect();
         let masked = configuration.normalization.iter().any(super::plans::ChannelNormalization::needs_mask);
         let mask = masked.then(|| nonzero_mask(&cropped.iter().map(|c| c.view()).collect::<Vec<_>>()));
         let target = new_shape(crop.shape(), spacing, configuration.spacing).map(|n| n.max(1));
@@ -194,11 +194,6 @@ impl Preprocessed {
         let len = flat.len();
         Tensor::from_vec(flat, len, &Device::Cpu)
     }
-}
-
-/// The box's part of an array; the array itself where the box is all of it.
-fn cut(array: Array3<f32>, crop: &BoundingBox) -> Array3<f32> {
-    if array.shape() == crop.shape() { array } else { crop.crop(&array).as_standard_layout().into_owned() }
 }
 
 /// Averaged logits on the network's grid.

@@ -54,6 +54,18 @@ impl BoundingBox {
         let ([z0, y0, x0], [z1, y1, x1]) = (self.start, self.stop);
         array.slice(s![z0..z1, y0..y1, x0..x1])
     }
+
+    /// The part of `array` inside the box, on its own; the array itself where the box is all of it.
+    ///
+    /// # Panics
+    /// As [`BoundingBox::crop`].
+    pub fn cut<T: Clone>(&self, array: Array3<T>) -> Array3<T> {
+        if array.shape() == self.shape() {
+            array
+        } else {
+            self.crop(&array).as_standard_layout().into_owned()
+        }
+    }
 }
 
 /// `values` in transposed axis order: entry `a` is that of image axis `forward[a]`.

@@ -126,7 +126,7 @@ impl Panorama {
     /// If a network cannot run or the observer stops it.
     pub fn run(
         &self,
-        ct: &Volume<f32>,
+        ct: Volume<f32>,
         options: ExecutionOptions,
         observer: &dyn Observer,
     ) -> Result<Detection, PipelineError> {
@@ -157,7 +157,8 @@ impl Panorama {
         options: ExecutionOptions,
         observer: &dyn Observer,
     ) -> Result<Segmentation, PipelineError> {
-        self.begin(options).segment_lesion(ct, roi, observer)
+        let crop = roi.crop(&ct.data).as_standard_layout().into_owned();
+        self.begin(options).segment_lesion(Volume::new(crop, geometry_of(roi, &ct.geometry)), observer)
     }
 
     /// Lesion probabilities near the pancreas, cut into candidates.
@@ -196,31 +197,33 @@ impl PanoramaRun<'_> {
         self.pancreas.load();
     }
 
-    /// Runs the whole cascade on a CT (HU).
+    /// Runs the whole cascade on a CT (HU), whose voxels are let go as soon as the region is cut out.
     ///
     /// # Errors
     /// If a network cannot run or the observer stops it.
-    pub fn run(&self, ct: &Volume<f32>, observer: &dyn Observer) -> Result<Detection, PipelineError> {
-        let located = self.locate_pancreas(ct, Some(&self.lesion), observer)?;
+    pub fn run(&self, ct: Volume<f32>, observer: &dyn Observer) -> Result<Detection, PipelineError> {
+        let geometry = ct.geometry;
+        let located = self.locate_pancreas(&ct, Some(&self.lesion), observer)?;
         let roi = match (located.roi, self.cascade.recipe.roi.if_no_pancreas) {
             (Some(roi), _) => roi,
             (None, IfNoPancreas::WholeImage) => {
                 tracing::warn!("no pancreas found: searching the whole image");
-                BoundingBox { start: [0; 3], stop: ct.geometry.shape }
+                BoundingBox { start: [0; 3], stop: geometry.shape }
             }
             (None, IfNoPancreas::ZeroMap) => {
                 tracing::warn!("no pancreas found: the detection map is all zero and the likelihood 0");
-                let map = Volume::new(Array3::zeros(ct.geometry.shape), ct.geometry);
+                let map = Volume::new(Array3::zeros(geometry.shape), geometry);
                 return Ok(Detection { map, likelihood: 0.0, candidates: 0, roi: None });
             }
         };
-        let segmentation = self.segment_lesion(ct, &roi, observer)?;
+        let region = Volume::new(roi.cut(ct.data), geometry_of(&roi, &geometry));
+        let segmentation = self.segment_lesion(region, observer)?;
         observer.stage("candidates");
         let candidates = self.cascade.extract_candidates(segmentation)?;
-        let mut map = Array3::zeros(ct.geometry.shape);
+        let mut map = Array3::zeros(geometry.shape);
         map.slice_mut(slice_of(&roi)).assign(&candidates.detection_map);
         Ok(Detection {
-            map: Volume::new(map, ct.geometry),
+            map: Volume::new(map, geometry),
             likelihood: candidates.likelihood(),
             candidates: candidates.confidences.len(),
             roi: Some(roi),
@@ -252,20 +255,18 @@ impl PanoramaRun<'_> {
 
     fn segment_lesion(
         &self,
-        ct: &Volume<f32>,
-        roi: &BoundingBox,
+        region: Volume<f32>,
         observer: &dyn Observer,
     ) -> Result<Segmentation, PipelineError> {
         observer.stage("lesion");
         let stage = &self.cascade.recipe.lesion;
-        let crop = ct.data.slice(slice_of(roi)).as_standard_layout().into_owned();
-        let geometry = after_nifti(&Geometry { shape: roi.shape(), ..ct.geometry });
+        let geometry = after_nifti(&region.geometry);
         let request = SegmentationRequest {
             decision: Decision::Probabilities,
             probability_of: Some(usize::from(stage.lesion_label)),
         };
         let predictor = self.predictor(&self.lesion, &stage.model, None)?;
-        predict(&predictor, crop, &geometry, request, observer)
+        predict(&predictor, region.data, &geometry, request, observer)
     }
 
     fn predictor<'a>(
@@ -288,6 +289,11 @@ fn predict(
     observer: &dyn Observer,
 ) -> Result<Segmentation, PipelineError> {
     Ok(predictor.segment(vec![data], geometry.spacing, request, &|progress| observer.tile(progress))?)
+}
+
+/// Geometry of a region of a scan, but for the origin: the lesion stage only asks for the spacing.
+fn geometry_of(region: &BoundingBox, scan: &Geometry) -> Geometry {
+    Geometry { shape: region.shape(), ..*scan }
 }
 
 fn slice_of(

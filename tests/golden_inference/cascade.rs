@@ -31,7 +31,7 @@ fn check_lesion_stage(golden: &Golden, cascade: &Panorama, ct: &Volume<f32>, roi
 
 fn check_detection(golden: &Golden, cascade: &Panorama, ct: &Volume<f32>) {
     let name = golden.name();
-    let detection = cascade.run(ct, ExecutionOptions::default(), &Unobserved).unwrap();
+    let detection = cascade.run(ct.clone(), ExecutionOptions::default(), &Unobserved).unwrap();
     assert_eq!(detection.map.geometry, ct.geometry, "{name}: geometry of the map");
     if golden.info["exit_code"] == 3 {
         // The baseline stops; we say that there is nothing.
