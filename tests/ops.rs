@@ -6,12 +6,13 @@
 mod amx_emulator;
 mod stored_values;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use pdac_cascade::ops::{
-    AccumulateTile, AddLogits, Arithmetic, Conv3d, ConvShape, GatherTile, InstanceNorm, Isa, Operand,
-    Precision, SegmentationHead, TransposedConv3d, ValueShape,
+    AccumulateTile, AddLogits, Arithmetic, Conv3d, ConvShape, DiscardFront, GatherTile, InstanceNorm, Isa,
+    Operand, Operator, Precision, ResidualAdd, SegmentationHead, TransposedConv3d, ValueShape, Within,
 };
 use proptest::prelude::*;
+use std::ops::Range;
 use stored_values::{computed, noise, value};
 
 /// Everything that can be run here, AMX emulated if need be.
@@ -179,7 +180,7 @@ proptest! {
         input.inplace_op2(&image_tensor, &GatherTile { image_dims, start, tile, mirroring }).unwrap();
         let sum = Tensor::new(noise(7, tile.data_len()).as_slice(), &Device::Cpu).unwrap();
         let features = Operand { shape: tile, negative_slope: 1.0 };
-        let identity = Tensor::eye(channels, candle_core::DType::F32, &Device::Cpu).unwrap();
+        let identity = Tensor::eye(channels, DType::F32, &Device::Cpu).unwrap();
         let identity = identity.reshape((channels, channels, 1, 1, 1)).unwrap();
         let head = SegmentationHead::new(features, &identity, None, Arithmetic::detect()).unwrap();
         for first in [true, false] {
@@ -187,7 +188,7 @@ proptest! {
         }
         let weights = noise(8, tile.voxels());
         let weight_tensor = Tensor::new(weights.as_slice(), &Device::Cpu).unwrap();
-        let total = Tensor::zeros(image.len(), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let total = Tensor::zeros(image.len(), DType::F32, &Device::Cpu).unwrap();
         let accumulate = AccumulateTile { image_dims, start, tile, predictions: 2 };
         total.inplace_op3(&sum, &weight_tensor, &accumulate).unwrap();
         let got = total.to_vec1::<f32>().unwrap();
@@ -224,4 +225,48 @@ fn results_are_the_same_bits_at_any_number_of_threads() {
     let one = run(1);
     assert_eq!(one, run(2));
     assert_eq!(one, run(5));
+}
+
+/// Values of one channel, all 1, of which the operator adds up pairs.
+fn pair_sum() -> ResidualAdd {
+    let operand = Operand { shape: ValueShape { dims: [1, 1, 4], channels: 1 }, negative_slope: 1.0 };
+    ResidualAdd::new([operand; 2], 1.0, Arithmetic::detect()).unwrap()
+}
+
+#[test]
+fn values_of_one_buffer_are_read_and_written_apart() {
+    let operator = pair_sum();
+    let stored = |raw: [f32; 4]| [[1.0, 0.0].as_slice(), &raw].concat();
+    let both = [stored([1.0, 2.0, 3.0, 4.0]), vec![9.0; 8], stored([10.0, 20.0, 30.0, 40.0])].concat();
+    let sum = |sources: &[Range<usize>], output: Range<usize>| {
+        let buffer = Tensor::new(both.as_slice(), &Device::Cpu).unwrap();
+        let (operator, sources) = (&operator as &dyn Operator, sources.to_vec());
+        buffer.inplace_op1(&Within { operator, sources, output }).map(|()| buffer.to_vec1::<f32>().unwrap())
+    };
+    let got = sum(&[0..6, 14..20], 7..13).unwrap();
+    assert_eq!(got[7..13], stored([11.0, 22.0, 33.0, 44.0]));
+    assert!(got[..7] == both[..7] && got[13..] == both[13..], "nothing beside the output is written");
+    assert_eq!(sum(&[0..6, 0..6], 7..13).unwrap()[9..13], [2.0, 4.0, 6.0, 8.0]);
+    let refused = |sources: &[Range<usize>], output| sum(sources, output).unwrap_err().to_string();
+    assert!(refused(&[0..6, 14..20], 5..11).contains("of a buffer of 20 floats"));
+    assert!(refused(&[0..6, 14..20], 15..21).contains("[0..6, 14..20] and 15..21 of a buffer of 20 floats"));
+    assert!(refused(&[], 7..13).contains("residual_add: 0 sources"));
+    assert!(refused(&[0..6], 7..13).contains("residual_add: 1 sources, expected two"));
+    assert!(refused(&[0..5, 14..20], 7..13).contains("input buffer holds 5 floats"));
+}
+
+#[test]
+fn what_lies_behind_the_front_moves_there() {
+    let values = Tensor::new(&[1f32, 2.0, 3.0, 4.0, 5.0], &Device::Cpu).unwrap();
+    for dtype in [DType::F32, DType::F16] {
+        for (elements, expected) in
+            [(0, [1.0, 2.0, 3.0, 4.0, 5.0]), (2, [3.0, 4.0, 5.0, 0.0, 0.0]), (5, [0.0; 5])]
+        {
+            let moved = (values.to_dtype(dtype).unwrap() + 0.0).unwrap();
+            moved.inplace_op1(&DiscardFront { elements }).unwrap();
+            assert_eq!(moved.to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap(), expected);
+        }
+    }
+    let error = values.inplace_op1(&DiscardFront { elements: 6 }).unwrap_err().to_string();
+    assert!(error.contains("discard_front: 6 of"), "{error}");
 }

@@ -49,7 +49,7 @@ impl InplaceOp1 for Within<'_> {
             [one, two] => buffer
                 .get_disjoint_mut([output, one.clone(), two.clone()])
                 .map(|[output, one, two]| self.operator.run(output, &[one, two])),
-            _ => bail!("{op}: {} sources, expected one or two", sources.len()),
+            _ => bail!("{op}: {} sources within one buffer, expected one or two", sources.len()),
         };
         match apart {
             Ok(done) => done,

@@ -3,8 +3,8 @@
 //! A task copies the input of its box, neighbours included, so large boxes copy less. The planes of a box are summed a
 //! few at a time, and only the input of these is kept: a copy that outgrows the second-level cache, or weights that are
 //! read again for every few planes, cost more than they save; and there must be tasks enough for all threads. The
-//! choice weighs these by a few constants measured on two kinds of processors; it depends on shapes and arithmetic only, and so
-//! do the results.
+//! choice weighs these by a few constants measured on two kinds of processors; it depends on shapes and arithmetic only,
+//! and so do the results.
 
 use super::conv3d::{Geometry, Place};
 use super::winograd::{OUTPUTS, POINTS};
@@ -71,8 +71,9 @@ impl Blocking {
     /// The cheapest box.
     pub fn choose(extent: &Extent) -> Self {
         let [depth, height, width] = extent.geometry.out_dims;
+        // Where no box is small enough, the smallest that is tried.
         let mut best =
-            (f64::INFINITY, Self { planes: 1, group: 1, rows: 1, columns: width, blocks: extent.blocks });
+            (f64::INFINITY, Self { planes: 1, group: 1, rows: 1, columns: width.min(48), blocks: 1 });
         let some = |candidates: &[usize], most: usize| -> Vec<usize> {
             candidates.iter().copied().filter(|&n| n <= most).collect()
         };

@@ -177,7 +177,8 @@ impl CpuConv {
         };
         let blocking = Blocking::choose(&extent);
         let affines = operands.iter().map(|_| Affine::default()).collect();
-        let mut conv = Self {
+        let parts = Self::new_parts(&geometry, &weights, &blocking);
+        Self {
             geometry,
             upsampling,
             channels,
@@ -186,18 +187,14 @@ impl CpuConv {
             #[cfg(target_arch = "x86_64")]
             tiles,
             blocking,
-            state: Mutex::new(State { affines, parts: Vec::new() }),
-        };
-        conv.set_blocking(blocking);
-        conv
+            state: Mutex::new(State { affines, parts }),
+        }
     }
 
-    /// Makes these the boxes.
-    fn set_blocking(&mut self, blocking: Blocking) {
-        self.blocking = blocking;
-        let tasks = blocking.tasks(self.geometry.out_dims, self.weights.block_count());
-        let parts = tasks * Self::channels_per_task(&self.weights, &blocking);
-        self.state.get_mut().unwrap_or_else(PoisonError::into_inner).parts = vec![[0.0; 2]; parts];
+    /// Moments for all tasks.
+    fn new_parts(geometry: &Geometry, weights: &PackedWeights, blocking: &Blocking) -> Vec<[f64; 2]> {
+        let tasks = blocking.tasks(geometry.out_dims, weights.block_count());
+        vec![[0.0; 2]; tasks * Self::channels_per_task(weights, blocking)]
     }
 
     /// Winograd pays where there is enough to sum per transform, and tiles of four do not overhang rows by much.
@@ -368,7 +365,9 @@ mod tests {
         {
             let mut conv = packed();
             let columns = if columns == 22 { out_dims[2] } else { columns };
-            conv.set_blocking(Blocking { planes, group, rows, columns, blocks });
+            conv.blocking = Blocking { planes, group, rows, columns, blocks };
+            conv.state.get_mut().unwrap().parts =
+                CpuConv::new_parts(&conv.geometry, &conv.weights, &conv.blocking);
             // Leaves numbers in the scratch buffers that must not be read.
             run(&conv, operands, &nothing);
             let (out, moments) = run(&conv, operands, &raw);
