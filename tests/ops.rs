@@ -251,7 +251,7 @@ fn values_of_one_buffer_are_read_and_written_apart() {
     assert!(refused(&[0..6, 14..20], 5..11).contains("of a buffer of 20 floats"));
     assert!(refused(&[0..6, 14..20], 15..21).contains("[0..6, 14..20] and 15..21 of a buffer of 20 floats"));
     assert!(refused(&[], 7..13).contains("residual_add: 0 sources"));
-    assert!(refused(&[0..6], 7..13).contains("residual_add: 1 sources, expected two"));
+    assert!(refused(std::slice::from_ref(&(0..6)), 7..13).contains("residual_add: 1 sources, expected two"));
     assert!(refused(&[0..5, 14..20], 7..13).contains("input buffer holds 5 floats"));
 }
 
