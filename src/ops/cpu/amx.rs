@@ -11,6 +11,7 @@
 use super::aligned::AlignedFloats;
 use super::{Precision, kernel::PackedWeights};
 use std::arch::asm;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 /// Inputs that one instruction sums over.
@@ -19,6 +20,8 @@ pub(super) const DEPTH: usize = 32;
 pub(super) const SIDE: usize = 16;
 /// bfloat16 numbers of one tile of weights.
 const TILE: usize = DEPTH * SIDE;
+/// Bytes of weights that stay in the second-level cache beside the copied input.
+const STRETCH: usize = 512 * 1024;
 
 /// bfloat16 numbers that make up one operand.
 pub(super) fn parts(precision: Precision) -> usize {
@@ -66,6 +69,8 @@ pub(super) struct TileWeights {
     parts: usize,
     /// Where each segment begins, in runs of 32 inputs, and after the last one their number.
     starts: Vec<usize>,
+    /// Segments whose weights are used for all positions of a box before the next ones are.
+    pub stretches: Vec<Range<usize>>,
 }
 
 impl TileWeights {
@@ -113,7 +118,10 @@ impl TileWeights {
             let bias = blocks.bias(block);
             to[..bias.len()].copy_from_slice(bias);
         }
-        Self { data, biases, parts, starts }
+        let segments = segment_lens.len();
+        let count = (starts[segments] * run * size_of::<u16>()).div_ceil(STRETCH).clamp(1, segments.max(1));
+        let stretches = (0..count).map(|i| i * segments / count..(i + 1) * segments / count).collect();
+        Self { data, biases, parts, starts, stretches }
     }
 
     /// Bytes of a block's weights.
@@ -154,6 +162,15 @@ pub(super) struct TileSum<'a> {
     pub inputs: &'a [u16],
 }
 
+/// What sums begin with.
+#[derive(Clone, Copy)]
+pub(super) enum Start {
+    /// The block's bias.
+    Bias,
+    /// The sums so far.
+    Sums,
+}
+
 /// A tile of positions: row and first position, both counted within the box.
 pub(super) type TilePosition = [usize; 2];
 
@@ -188,8 +205,8 @@ impl Tiles {
         Self { positions }
     }
 
-    /// Sums all segments at two tiles of positions for one block of 32 output channels; the sums of each tile are
-    /// written to `out`, (position, channel), from where `to` says.
+    /// Adds all segments at two tiles of positions for one block of 32 output channels to the block's bias, or to what is
+    /// there already; the sums of each tile are in `out`, (position, channel), from where `to` says.
     ///
     /// # Panics
     /// If a segment reaches beyond the inputs (there must be 32 numbers behind its last one), or a tile beyond `out`.
@@ -198,21 +215,30 @@ impl Tiles {
         &self,
         TileSum { weights, block, segments, inputs }: TileSum<'_>,
         at: [TilePosition; 2],
+        start: Start,
         out: &mut [f32],
         to: [usize; 2],
     ) {
-        let bias = &weights.biases.as_slice()[block * 2 * SIDE..][..2 * SIDE];
+        for to in to {
+            assert!(to + self.positions * 2 * SIDE <= out.len(), "tile of sums reaches beyond its buffer");
+        }
+        let [first, second] = to.map(|to| out[to..].as_mut_ptr());
+        let bias = weights.biases.as_slice()[block * 2 * SIDE..][..2 * SIDE].as_ptr();
+        let (starts, row) = match start {
+            Start::Bias => ([bias; 2], 0),
+            Start::Sums => ([first.cast_const(), second.cast_const()], 8 * SIDE),
+        };
         // The compiler does not use tile registers by itself, so they keep their values from one block of assembler
         // to the next.
-        // SAFETY: AMX is available and configured, as `configure` was promised; reads sixteen floats from two places,
-        // with a distance of 0 between rows.
+        // SAFETY: AMX is available and configured, as `configure` was promised; reads 32 floats of the bias, with a
+        // distance of 0 between rows, or the sums, which were checked to hold all positions.
         unsafe {
             asm!(
-                "tileloadd tmm0, [{bias} + {zero}*1]",
-                "tileloadd tmm1, [{bias} + {zero}*1 + 64]",
-                "tileloadd tmm2, [{bias} + {zero}*1]",
-                "tileloadd tmm3, [{bias} + {zero}*1 + 64]",
-                bias = in(reg) bias.as_ptr(), zero = in(reg) 0usize,
+                "tileloadd tmm0, [{first} + {row}*1]",
+                "tileloadd tmm1, [{first} + {row}*1 + 64]",
+                "tileloadd tmm2, [{second} + {row}*1]",
+                "tileloadd tmm3, [{second} + {row}*1 + 64]",
+                first = in(reg) starts[0], second = in(reg) starts[1], row = in(reg) row,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 options(nostack, readonly),
             );
@@ -235,10 +261,6 @@ impl Tiles {
                 }
             }
         }
-        for to in to {
-            assert!(to + self.positions * 2 * SIDE <= out.len(), "tile of sums reaches beyond its buffer");
-        }
-        let [first, second] = to.map(|to| out[to..].as_mut_ptr());
         // SAFETY: AMX is available and configured; both places were checked to hold all positions, 32 floats each.
         unsafe {
             asm!(

@@ -105,7 +105,7 @@ impl Vectorised for ConvTask<'_> {
                         #[cfg(target_arch = "x86_64")]
                         Scheme::Tiles { .. } => {
                             if let (Some(tiles), Some(weights)) = (&tiles, &self.conv.tiles) {
-                                self.tiles(output, (tiles, weights), &copied, rows.as_halves());
+                                self.tiles(output, (tiles, weights), &copied, rows.as_halves(), sums);
                             }
                         }
                     }
