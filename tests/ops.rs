@@ -207,6 +207,15 @@ proptest! {
     }
 }
 
+/// So many channels that the weights of a block are used in stretches.
+#[test]
+fn convolutions_of_many_channels_equal_the_naive_one() {
+    for (dims, stride) in [([2, 3, 19], [1; 3]), ([3, 5, 37], [2, 1, 2])] {
+        let shape = ConvShape { out_channels: 40, kernel: [3; 3], stride };
+        check_conv(&Case { dims, inputs: vec![200, 128], shape, seed: 17 });
+    }
+}
+
 #[test]
 fn results_are_the_same_bits_at_any_number_of_threads() {
     let dims = [6, 13, 20];

@@ -332,7 +332,7 @@ mod tests {
 
     /// The raw output and, but for transposed convolutions, (mean, variance) of each channel.
     fn run(conv: &CpuConv, operands: &[Operand], raw: &[Vec<f32>]) -> (Vec<f32>, Vec<(f64, f64)>) {
-        let constant = [vec![0.5; 64], vec![0.25; 64]];
+        let constant = [vec![0.5; 256], vec![0.25; 256]];
         let sources: Vec<_> = operands
             .iter()
             .zip(raw)
@@ -399,6 +399,7 @@ mod tests {
                 ([13, 6, 22], [5, 1, 1], [3, 1, 1], &[24]),
                 ([2, 6, 22], [7, 3, 3], [1; 3], &[16, 24]),
                 ([9, 3, 9], [3; 3], [1; 3], &[32]),
+                ([3, 6, 19], [3; 3], [1; 3], &[200, 128]), // weights in stretches
             ] {
                 let operands: Vec<_> = inputs
                     .iter()
