@@ -6,6 +6,7 @@ use ndarray::Array3;
 use pdac_cascade::imaging::file::{Compression, read_image_within, write_image};
 use pdac_cascade::imaging::{Geometry, ImageError, MemoryGauge, Volume};
 use pdac_cascade::network::PlanError;
+use pdac_cascade::nnunet::export::SegmentationRequest;
 use pdac_cascade::nnunet::model_folder::{Fold, ModelFolder};
 use pdac_cascade::nnunet::predictor::{FirstFold, PredictError, PredictOptions, Predictor, Preprocessed};
 use pdac_cascade::nnunet::sliding_window::Accumulate;
@@ -13,6 +14,7 @@ use pdac_cascade::ops::Arithmetic;
 use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 fn model_path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/regions")
@@ -77,6 +79,51 @@ fn activations_sums_and_resampled_scans_beyond_the_memory_are_refused() {
         error.to_string().starts_with("the scan's voxels at the network's spacing need 55296000"),
         "{error}"
     );
+}
+
+/// What there is, for gauges, which cannot capture it.
+static AVAILABLE: AtomicU64 = AtomicU64::new(0);
+
+/// One fold keeps the sums of as many planes as a patch has, several those of all; a segmentation takes a label, and a
+/// probability where one is asked for.
+#[test]
+fn the_memory_asked_for_is_what_is_taken() {
+    let path = model_path();
+    let first = ModelFolder::open(&path, &[Fold::Number(0)], "checkpoint_final").unwrap();
+    let plan = first.configuration.network.plan(first.configuration.patch_size).unwrap();
+    let patch: usize = first.configuration.patch_size.iter().product();
+    let (depth, plane, heads) = (60, 32 * 40, 3);
+    let voxels = depth * plane;
+    let fixed = 4 * plan.buffer_len() + 8 * patch;
+    let gauge = MemoryGauge::new(|| Some(AVAILABLE.load(Ordering::Relaxed)));
+    let request = |probability_of| SegmentationRequest { probability_of, ..Default::default() };
+    for (model, planes, accumulate, per_voxel) in [
+        (&first, 24, Accumulate::Float32, 4 * (heads + 1)),
+        (&first, 24, Accumulate::Float16, 2 * (heads + 1) + 6 * heads),
+        (&open(&path), depth, Accumulate::Float32, 4 * (heads + 1)),
+        (&open(&path), depth, Accumulate::Float16, 2 * (heads + 1) + 6 * heads),
+    ] {
+        let sums = planes * plane * per_voxel;
+        for (probability_of, result) in [(None, 2), (Some(1), 6)] {
+            let asked = (fixed + sums + result * voxels) as u64;
+            let ct = Array3::from_shape_fn((depth, 32, 40), |(z, y, x)| {
+                ((z * 7 + y * 5 + x * 3) % 11) as f32 - 5.5
+            });
+            let run = |available| {
+                AVAILABLE.store(available, Ordering::Relaxed);
+                let predictor =
+                    Predictor::within(model, PredictOptions { accumulate, ..options() }, gauge).unwrap();
+                let spacing = model.configuration.spacing;
+                predictor.segment(vec![ct.clone()], spacing, request(probability_of), &|_| true)
+            };
+            let error = run(asked - 1).unwrap_err();
+            assert!(
+                matches!(&error, PredictError::Memory(refusal) if refusal.asked == asked),
+                "{asked}: {error}"
+            );
+            assert!(run(asked).is_ok());
+        }
+    }
 }
 
 #[test]

@@ -219,21 +219,27 @@ fn convolutions_of_many_channels_equal_the_naive_one() {
 #[test]
 fn results_are_the_same_bits_at_any_number_of_threads() {
     let dims = [6, 13, 20];
-    let operand = Operand { shape: ValueShape { dims, channels: 8 }, negative_slope: 0.01 };
-    let shape = ConvShape { out_channels: 16, kernel: [3; 3], stride: [1, 2, 2] };
-    let (input, _) = value(operand, 11);
-    let weight = Tensor::from_vec(noise(12, 16 * 8 * 27), (16, 8, 3, 3, 3), &Device::Cpu).unwrap();
-    let norm = InstanceNorm { weight: vec![1.0; 16], bias: vec![0.0; 16], eps: 1e-5 };
-    let conv = Conv3d::new(shape, &[operand], &weight, None, Some(norm), Arithmetic::detect()).unwrap();
-    let out = ValueShape { dims: shape.out_dims(dims), channels: 16 };
-    let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let output = pool.install(|| computed(&conv, &[&input], vec![0.0; out.storage_len()]));
-        output.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
-    };
-    let one = run(1);
-    assert_eq!(one, run(2));
-    assert_eq!(one, run(5));
+    // The last one's weights are used in stretches.
+    for (channels, out_channels) in [(8, 16), (32, 40), (320, 40)] {
+        let operand = Operand { shape: ValueShape { dims, channels }, negative_slope: 0.01 };
+        let shape = ConvShape { out_channels, kernel: [3; 3], stride: [1, 2, 2] };
+        let (input, _) = value(operand, 11);
+        let weight = noise(12, out_channels * channels * 27);
+        let weight = Tensor::from_vec(weight, (out_channels, channels, 3, 3, 3), &Device::Cpu).unwrap();
+        let norm = InstanceNorm { weight: vec![1.0; out_channels], bias: vec![0.0; out_channels], eps: 1e-5 };
+        let out = ValueShape { dims: shape.out_dims(dims), channels: out_channels };
+        for arithmetic in arithmetics() {
+            let norm = Some(norm.clone());
+            let conv = Conv3d::new(shape, &[operand], &weight, None, norm, arithmetic).unwrap();
+            let run = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let output = pool.install(|| computed(&conv, &[&input], vec![0.0; out.storage_len()]));
+                output.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+            };
+            let one = run(1);
+            assert!(one == run(2) && one == run(5), "{arithmetic}: {channels} channels");
+        }
+    }
 }
 
 /// Values of one channel, all 1, of which the operator adds up pairs.

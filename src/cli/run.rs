@@ -15,6 +15,7 @@ use pdac_cascade::pipeline::panorama::ExecutionOptions;
 use pdac_cascade::pipeline::{Detection, Observer, Panorama, PipelineError};
 use pdac_cascade::report::overlay::{Window, draw_overlay};
 use std::path::Path;
+use std::sync::Arc;
 use std::{fs, io, thread};
 
 /// Runs the cascade; everything that can fail cheaply is tried before the work starts.
@@ -46,7 +47,8 @@ pub fn run(args: &RunArgs, bars: &MultiProgress) -> anyhow::Result<()> {
     })?;
     stop_if_requested()?;
     tracing::info!(image = %case.image.display(), size_xyz = ?ct.geometry.size_xyz(), spacing_mm_xyz = ?ct.geometry.spacing_xyz());
-    let for_overlay = args.overlay.as_ref().map(|file| (file, ct.clone()));
+    let ct = Arc::new(ct);
+    let for_overlay = args.overlay.as_ref().map(|file| (file, Arc::clone(&ct)));
     let detection = cascade.run(ct, &progress)?;
     stop_if_requested()?;
     progress.stage("write");

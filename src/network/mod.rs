@@ -1,7 +1,7 @@
-//! Architectures as planned lists of steps over reusable buffers.
+//! Architectures as planned lists of steps over values in one buffer.
 //!
 //! A configuration ([`PlainConvUNetConfig`]) is turned into a [`Plan`] for one patch size; [`Weights`] are one set
-//! of parameters packed for that plan; a [`Runner`] owns the buffers and runs any number of tiles and weights.
+//! of parameters packed for that plan; a [`Runner`] owns the buffer and runs any number of tiles and weights.
 
 mod plain_conv_unet;
 mod plan;

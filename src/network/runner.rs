@@ -125,7 +125,7 @@ fn instance_norm(parameters: &mut Parameters, here: &str, channels: usize, eps: 
     Ok(InstanceNorm { weight: or("weight", 1.0)?, bias: or("bias", 0.0)?, eps })
 }
 
-/// The buffer of a plan. Nothing is allocated while tiles run.
+/// The buffer of a plan. While tiles run nothing of the size of a value is allocated.
 pub struct Runner {
     plan: Plan,
     buffer: Tensor,

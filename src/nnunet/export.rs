@@ -10,6 +10,7 @@ use super::model_folder::ModelFolder;
 use super::predictor::{LogitReader, Logits, Preprocessed};
 use super::preprocessing::{BoundingBox, transpose};
 use super::resampling::{LogitGrids, Resampling, STRIP, SlabResampler, Strip};
+use crate::imaging::memory::bytes;
 use crate::imaging::resampling::with_widest_vectors;
 use decision::decide;
 use ndarray::parallel::prelude::*;
@@ -70,8 +71,9 @@ pub fn segment(
 pub(super) struct Export<'m> {
     model: &'m ModelFolder,
     grids: LogitGrids,
-    /// On the scan's grid, in the network's axis order.
-    segmentation: Segmentation,
+    /// On the scan's grid, in the network's axis order; made when the first slices are decided.
+    segmentation: Option<Segmentation>,
+    full_shape: [usize; 3],
     crop: BoundingBox,
     request: SegmentationRequest,
     /// Slices of the crop that are done.
@@ -87,20 +89,27 @@ impl<'m> Export<'m> {
         half: bool,
         request: SegmentationRequest,
     ) -> Self {
-        let segmentation = undecided(&model.dataset.output, scan.full_shape, request);
         let grids = logit_grids(model, scan, shape, half);
-        Self { model, grids, segmentation, crop: scan.crop, request, done: 0 }
+        let Preprocessed { full_shape, crop, .. } = *scan;
+        Self { model, grids, segmentation: None, full_shape, crop, request, done: 0 }
     }
 
-    /// The segmentation on the scan's grid, in its axis order.
+    /// The segmentation on the scan's grid, in its axis order, once all planes have been taken.
     pub fn finish(self) -> Segmentation {
+        debug_assert_eq!(self.done, self.grids.output_shape()[0], "slices that are decided");
         let back = self.model.transpose_backward;
-        let Segmentation { labels, probability } = self.segmentation;
+        let none = || undecided(&self.model.dataset.output, self.full_shape, self.request);
+        let Segmentation { labels, probability } = self.segmentation.unwrap_or_else(none);
         Segmentation { labels: transpose(labels, back), probability: probability.map(|p| transpose(p, back)) }
     }
 }
 
 impl LogitReader for Export<'_> {
+    fn bytes(&self) -> u128 {
+        let probability = self.request.probability_of.map_or(0, |_| size_of::<f32>());
+        bytes(&self.full_shape, size_of::<u16>() + probability)
+    }
+
     fn needed_from(&self, end: usize) -> usize {
         self.grids.needed_from(end)
     }
@@ -114,7 +123,9 @@ impl LogitReader for Export<'_> {
         self.done = slices.end;
         let resampler = self.grids.over(first, planes);
         let kind = &self.model.dataset.output;
-        decide_slices(&mut self.segmentation, &resampler, kind, &self.crop, self.request, slices);
+        let none = || undecided(kind, self.full_shape, self.request);
+        let segmentation = self.segmentation.get_or_insert_with(none);
+        decide_slices(segmentation, &resampler, kind, &self.crop, self.request, slices);
     }
 }
 

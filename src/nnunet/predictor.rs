@@ -206,17 +206,23 @@ pub struct Logits {
 }
 
 /// Keeps all logits.
-#[derive(Default)]
 struct AllLogits {
     values: Vec<f32>,
+    /// How many there will be.
+    len: usize,
 }
 
 impl LogitReader for AllLogits {
+    fn bytes(&self) -> u128 {
+        bytes(&[self.len], size_of::<f32>())
+    }
+
     fn needed_from(&self, end: usize) -> usize {
         end
     }
 
     fn take(&mut self, _: usize, planes: ArrayView4<'_, f32>) {
+        self.values.reserve_exact(self.len - self.values.len());
         self.values.extend(planes);
     }
 }
@@ -306,9 +312,9 @@ impl<'m> Predictor<'m> {
         observer: TileObserver<'_>,
     ) -> Result<Logits, PredictError> {
         let [depth, height, width] = scan.shape();
-        let mut all = AllLogits::default();
-        self.predict(scan, &mut all, observer)?;
         let shape = (depth, height, width, self.heads());
+        let mut all = AllLogits { values: Vec::new(), len: depth * height * width * self.heads() };
+        self.predict(scan, &mut all, observer)?;
         let values = Array4::from_shape_vec(shape, all.values).map_err(candle_core::Error::wrap)?;
         Ok(Logits { values, half: self.half() })
     }
@@ -326,12 +332,12 @@ impl<'m> Predictor<'m> {
         let tiling = Tiling::new([depth, height, width], patch, options.step);
         let bands = bands(&tiling, patch[0], model.folds.len());
         let kept = [Sums::planes(&bands, reader), height, width];
-        self.check_memory(kept, scan.full_shape)?;
+        self.check_memory(kept, reader.bytes())?;
         let image = scan.take_tensor()?;
         let weights = importance_map(patch, options.accumulate);
         let weights = Tensor::new(weights.as_slice(), &Device::Cpu)?;
         let mut tiles = Tiles::new(&self.runner, &self.mirrorings, image, &tiling, weights)?;
-        let mut sums = Sums::new(kept, self.heads(), model.folds.len(), options.accumulate)?;
+        let mut sums = Sums::new(depth, kept, self.heads(), model.folds.len(), options.accumulate)?;
         let total = model.folds.len() * tiling.starts.len();
         let mut done = 0;
         let folds = self.fold_queue();
@@ -375,17 +381,16 @@ impl<'m> Predictor<'m> {
         Ok(logits.to_vec1()?)
     }
 
-    /// Asks for the sums over tiles and folds on a grid of this shape and for the segmentation of a scan, and again for the
+    /// Asks for the sums over tiles and folds on a grid of this shape and for what becomes of the logits, and again for the
     /// activations, which were not written to before the first tile.
-    fn check_memory(&self, kept: [usize; 3], full_shape: [usize; 3]) -> Result<(), NotEnoughMemory> {
+    fn check_memory(&self, kept: [usize; 3], results: u128) -> Result<(), NotEnoughMemory> {
         let plan = self.runner.plan();
         let sums = Sums::bytes(kept, self.heads(), self.options.accumulate);
-        let segmentation = bytes(&full_shape, size_of::<u16>() + size_of::<f32>());
         let tile = plan.logits();
         let tile_sums =
             if self.mirrorings.len() > 1 { bytes(&tile.dims, size_of::<f32>() * tile.channels) } else { 0 };
         let tile_weights = bytes(&tile.dims, 2 * size_of::<f32>());
-        let asked = activation_bytes(plan) + sums + segmentation + tile_sums + tile_weights;
+        let asked = activation_bytes(plan) + sums + results + tile_sums + tile_weights;
         self.memory.check("the network's activations and the sums over its tiles", asked)
     }
 

@@ -55,16 +55,20 @@ impl BoundingBox {
         array.slice(s![z0..z1, y0..y1, x0..x1])
     }
 
-    /// The part of `array` inside the box, on its own; the array itself where the box is all of it.
+    /// A copy of the part of `array` inside the box.
+    ///
+    /// # Panics
+    /// As [`BoundingBox::crop`].
+    pub fn copy<T: Clone>(&self, array: &Array3<T>) -> Array3<T> {
+        self.crop(array).as_standard_layout().into_owned()
+    }
+
+    /// The part of `array` inside the box; the array itself where the box is all of it.
     ///
     /// # Panics
     /// As [`BoundingBox::crop`].
     pub fn cut<T: Clone>(&self, array: Array3<T>) -> Array3<T> {
-        if array.shape() == self.shape() {
-            array
-        } else {
-            self.crop(&array).as_standard_layout().into_owned()
-        }
+        if array.shape() == self.shape() { array } else { self.copy(&array) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The arithmetic of 3-D U-Nets as candle custom operators.
 //!
 //! candle has no 3-D convolution; [`Conv3d`] and [`TransposedConv3d`] are operators over values in one preallocated
-//! buffer ([`Within`]), so that a planned network allocates nothing while it runs. Activations are channels-last
+//! buffer ([`Within`]), so that a planned network allocates no activation while it runs. Activations are channels-last
 //! `(D, H, W, C)`. Every activation is stored *before* its normalisation, together with the per-channel scale
 //! and shift that the normalisation amounts to (see [`ValueShape`]); whoever reads it applies
 //! `leaky_relu(scale · x + shift)` on the fly. The arithmetic is that of conv → instance norm → leaky ReLU, one

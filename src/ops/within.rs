@@ -1,4 +1,4 @@
-//! Operators over stored values: of tensors of their own, or of one buffer.
+//! Operators over stored values, and running them on values of one buffer.
 
 use super::value::floats_mut;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, bail};

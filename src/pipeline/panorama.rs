@@ -19,6 +19,7 @@ use crate::nnunet::sliding_window::Accumulate;
 use crate::ops::Arithmetic;
 use ndarray::{Array3, s};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What a user may change about the arithmetic without touching the recipe.
 #[derive(Debug, Clone, Copy)]
@@ -126,7 +127,7 @@ impl Panorama {
     /// If a network cannot run or the observer stops it.
     pub fn run(
         &self,
-        ct: Volume<f32>,
+        ct: Arc<Volume<f32>>,
         options: ExecutionOptions,
         observer: &dyn Observer,
     ) -> Result<Detection, PipelineError> {
@@ -157,8 +158,8 @@ impl Panorama {
         options: ExecutionOptions,
         observer: &dyn Observer,
     ) -> Result<Segmentation, PipelineError> {
-        let crop = roi.crop(&ct.data).as_standard_layout().into_owned();
-        self.begin(options).segment_lesion(Volume::new(crop, geometry_of(roi, &ct.geometry)), observer)
+        let region = Volume::new(roi.copy(&ct.data), geometry_of(roi, &ct.geometry));
+        self.begin(options).segment_lesion(region, observer)
     }
 
     /// Lesion probabilities near the pancreas, cut into candidates.
@@ -197,14 +198,14 @@ impl PanoramaRun<'_> {
         self.pancreas.load();
     }
 
-    /// Runs the whole cascade on a CT (HU), whose voxels are let go as soon as the region is cut out.
+    /// Runs the whole cascade on a CT (HU), which is let go as soon as the region is cut out.
     ///
     /// # Errors
     /// If a network cannot run or the observer stops it.
-    pub fn run(&self, ct: Volume<f32>, observer: &dyn Observer) -> Result<Detection, PipelineError> {
+    pub fn run(&self, ct: Arc<Volume<f32>>, observer: &dyn Observer) -> Result<Detection, PipelineError> {
         let geometry = ct.geometry;
-        let located = self.locate_pancreas(&ct, Some(&self.lesion), observer)?;
-        let roi = match (located.roi, self.cascade.recipe.roi.if_no_pancreas) {
+        let Located { roi, .. } = self.locate_pancreas(&ct, Some(&self.lesion), observer)?;
+        let roi = match (roi, self.cascade.recipe.roi.if_no_pancreas) {
             (Some(roi), _) => roi,
             (None, IfNoPancreas::WholeImage) => {
                 tracing::warn!("no pancreas found: searching the whole image");
@@ -216,7 +217,11 @@ impl PanoramaRun<'_> {
                 return Ok(Detection { map, likelihood: 0.0, candidates: 0, roi: None });
             }
         };
-        let region = Volume::new(roi.cut(ct.data), geometry_of(&roi, &geometry));
+        let region = match Arc::try_unwrap(ct) {
+            Ok(ct) => roi.cut(ct.data),
+            Err(ct) => roi.copy(&ct.data),
+        };
+        let region = Volume::new(region, geometry_of(&roi, &geometry));
         let segmentation = self.segment_lesion(region, observer)?;
         observer.stage("candidates");
         let candidates = self.cascade.extract_candidates(segmentation)?;

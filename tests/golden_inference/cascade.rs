@@ -10,6 +10,7 @@ use pdac_cascade::nnunet::preprocessing::BoundingBox;
 use pdac_cascade::pipeline::panorama::{ExecutionOptions, recipe_in};
 use pdac_cascade::pipeline::{Panorama, Unobserved};
 use std::path::Path;
+use std::sync::Arc;
 
 /// HU; a hundredth of what the tolerance of the preprocessed array amounts to.
 const LOW_RESOLUTION: f32 = 1e-3;
@@ -31,7 +32,7 @@ fn check_lesion_stage(golden: &Golden, cascade: &Panorama, ct: &Volume<f32>, roi
 
 fn check_detection(golden: &Golden, cascade: &Panorama, ct: &Volume<f32>) {
     let name = golden.name();
-    let detection = cascade.run(ct.clone(), ExecutionOptions::default(), &Unobserved).unwrap();
+    let detection = cascade.run(Arc::new(ct.clone()), ExecutionOptions::default(), &Unobserved).unwrap();
     assert_eq!(detection.map.geometry, ct.geometry, "{name}: geometry of the map");
     if golden.info["exit_code"] == 3 {
         // The baseline stops; we say that there is nothing.

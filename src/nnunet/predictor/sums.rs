@@ -12,6 +12,9 @@ use std::ops::Range;
 
 /// Takes logits as they become final, which they do plane by plane (along z).
 pub(in crate::nnunet) trait LogitReader {
+    /// Bytes that it takes with the first planes.
+    fn bytes(&self) -> u128;
+
     /// The first plane that is still wanted once all planes before `end` have been taken.
     fn needed_from(&self, end: usize) -> usize;
 
@@ -56,6 +59,8 @@ pub(super) fn bands(tiling: &Tiling, patch_depth: usize, folds: usize) -> Vec<Ba
 pub(super) struct Sums {
     accumulate: Accumulate,
     folds: usize,
+    /// Planes of the image.
+    depth: usize,
     /// Grid of the planes here (z, y, x).
     dims: [usize; 3],
     heads: usize,
@@ -90,8 +95,14 @@ impl Sums {
         bytes(&dims, per_voxel)
     }
 
-    /// Nothing is summed yet; `dims` is the grid (z, y, x) of the planes at once in memory.
-    pub fn new(dims: [usize; 3], heads: usize, folds: usize, accumulate: Accumulate) -> Result<Self> {
+    /// Nothing is summed yet; `dims` is the grid (z, y, x) of the planes at once in memory, of `depth` in all.
+    pub fn new(
+        depth: usize,
+        dims: [usize; 3],
+        heads: usize,
+        folds: usize,
+        accumulate: Accumulate,
+    ) -> Result<Self> {
         let dtype = match accumulate {
             Accumulate::Float32 => DType::F32,
             Accumulate::Float16 => DType::F16,
@@ -100,7 +111,7 @@ impl Sums {
         let zeros = |len| Tensor::zeros(len, dtype, &Device::Cpu);
         let (logits, weights) = (zeros(voxels * heads)?, zeros(voxels)?);
         let (halves, means) = (HalfMean::new(folds), Vec::new());
-        Ok(Self { accumulate, folds, dims, heads, first: 0, done: 0, logits, weights, halves, means })
+        Ok(Self { accumulate, folds, depth, dims, heads, first: 0, done: 0, logits, weights, halves, means })
     }
 
     /// Grid (z, y, x) of the sums.
@@ -154,7 +165,7 @@ impl Sums {
             }
         }
         self.done = end;
-        self.forget(reader.needed_from(end))
+        if end < self.depth { self.forget(reader.needed_from(end)) } else { Ok(()) }
     }
 
     fn show(&self, end: usize, values: &[f32], reader: &mut dyn LogitReader) -> Result<()> {
@@ -190,16 +201,149 @@ impl Sums {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nnunet::sliding_window::importance_map;
+    use half::f16;
+    use proptest::prelude::*;
 
     /// Needs so many planes before the ones that are to come.
     struct Behind(usize);
 
     impl LogitReader for Behind {
+        fn bytes(&self) -> u128 {
+            0
+        }
+
         fn needed_from(&self, end: usize) -> usize {
             end.saturating_sub(self.0)
         }
 
         fn take(&mut self, _: usize, _: ArrayView4<'_, f32>) {}
+    }
+
+    /// Keeps all planes, and is content with those from some planes before the next.
+    struct Keeping {
+        behind: usize,
+        next: usize,
+        planes: Vec<f32>,
+    }
+
+    impl LogitReader for Keeping {
+        fn bytes(&self) -> u128 {
+            0
+        }
+
+        fn needed_from(&self, end: usize) -> usize {
+            end.saturating_sub(self.behind)
+        }
+
+        fn take(&mut self, first: usize, planes: ArrayView4<'_, f32>) {
+            assert_eq!(first, self.needed_from(self.next), "first plane that is still wanted");
+            let again = self.next - first;
+            let seen = planes.iter().copied().take(again * planes.len() / planes.dim().0);
+            let kept = &self.planes[first * planes.len() / planes.dim().0..];
+            assert!(seen.eq(kept.iter().copied()), "planes changed after they were final");
+            self.planes.extend(planes.iter().skip(kept.len()));
+            self.next = first + planes.dim().0;
+        }
+    }
+
+    /// What a tile predicts: numbers that no two tiles, voxels, heads or folds share.
+    fn prediction(fold: usize, tile: usize, i: usize) -> f32 {
+        ((fold * 7919 + tile * 104_729 + i * 31) as f32 * 0.618).sin() * 8.0
+    }
+
+    /// Means of all tiles and folds from sums over the whole image.
+    fn naive(
+        tiling: &Tiling,
+        patch: [usize; 3],
+        heads: usize,
+        folds: usize,
+        accumulate: Accumulate,
+    ) -> Vec<f32> {
+        let map = importance_map(patch, accumulate);
+        let round = |v: f32| if accumulate == Accumulate::Float16 { f16::from_f32(v).to_f32() } else { v };
+        let voxels: usize = tiling.image.iter().product();
+        let mut mean = vec![0f32; voxels * heads];
+        let mut sums = vec![0f32; voxels * heads];
+        let mut weights = vec![0f32; voxels];
+        for fold in 0..folds {
+            if accumulate == Accumulate::Float16 {
+                sums.fill(0.0);
+            }
+            for (tile, start) in tiling.starts.iter().enumerate() {
+                for (voxel, &weight) in map.iter().enumerate() {
+                    let at = [voxel / patch[2] / patch[1], voxel / patch[2] % patch[1], voxel % patch[2]];
+                    let at: [isize; 3] = std::array::from_fn(|a| at[a] as isize + start[a]);
+                    if (0..3).any(|a| at[a] < 0 || at[a] >= tiling.image[a] as isize) {
+                        continue;
+                    }
+                    let [z, y, x] = at.map(|i| i as usize);
+                    let to = (z * tiling.image[1] + y) * tiling.image[2] + x;
+                    for head in 0..heads {
+                        let sum = &mut sums[to * heads + head];
+                        *sum = round(*sum + prediction(fold, tile, voxel * heads + head) * weight);
+                    }
+                    weights[to] = if fold == 0 { round(weights[to] + weight) } else { weights[to] };
+                }
+            }
+            for (i, (mean, &sum)) in mean.iter_mut().zip(&sums).enumerate() {
+                *mean = match (accumulate, fold) {
+                    (Accumulate::Float32, _) => sum / (weights[i / heads] * folds as f32),
+                    (Accumulate::Float16, 0) => round(sum / weights[i / heads]),
+                    (Accumulate::Float16, _) => round(*mean + round(sum / weights[i / heads])),
+                };
+            }
+        }
+        if accumulate == Accumulate::Float16 && folds > 1 {
+            mean.iter_mut().for_each(|v| *v = round(*v / folds as f32));
+        }
+        mean
+    }
+
+    proptest! {
+        #[test]
+        fn planes_are_handed_over_once_they_are_final(
+            image in (1..24_usize, 1..6_usize, 1..6_usize),
+            patch in (1..9_usize, 1..5_usize, 1..5_usize),
+            step in prop_oneof![Just(0.1), Just(0.5), Just(0.75), Just(1.0)],
+            heads in 1..3_usize,
+            folds in 1..4_usize,
+            behind in prop_oneof![0..3_usize, Just(99)],
+            half: bool,
+        ) {
+            let accumulate = if half { Accumulate::Float16 } else { Accumulate::Float32 };
+            let (image, patch): ([usize; 3], [usize; 3]) = (image.into(), patch.into());
+            let tiling = Tiling::new(image, patch, step);
+            let bands = bands(&tiling, patch[0], folds);
+            let mut reader = Keeping { behind, next: 0, planes: Vec::new() };
+            let kept = [Sums::planes(&bands, &reader), image[1], image[2]];
+            let mut sums = Sums::new(image[0], kept, heads, folds, accumulate).unwrap();
+            let tile = ValueShape { dims: patch, channels: heads };
+            let weights = Tensor::new(importance_map(patch, accumulate), &Device::Cpu).unwrap();
+            let ones = weights.ones_like().unwrap();
+            for fold in 0..folds {
+                for band in &bands {
+                    for number in band.tiles.clone() {
+                        let start = tiling.starts[number];
+                        let values: Vec<f32> = (0..tile.data_len()).map(|i| prediction(fold, number, i)).collect();
+                        let values = Tensor::new(values, &Device::Cpu).unwrap();
+                        let (image_dims, start_here) = (sums.dims(), sums.place(start));
+                        let add = AccumulateTile { image_dims, start: start_here, tile, predictions: 1 };
+                        sums.logits().inplace_op3(&values, &weights, &add).unwrap();
+                        if fold == 0 {
+                            sums.count(start, patch, &ones, &weights).unwrap();
+                        }
+                    }
+                    sums.end_fold(band.end).unwrap();
+                    if fold + 1 == folds {
+                        sums.hand_over(band.end, &mut reader).unwrap();
+                    }
+                }
+            }
+            let expected = naive(&tiling, patch, heads, folds, accumulate);
+            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&reader.planes), bits(&expected));
+        }
     }
 
     #[test]

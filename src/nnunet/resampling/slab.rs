@@ -65,11 +65,10 @@ impl LogitGrids {
     /// The first plane of logits that slices still need when those are done that are ready with the planes before `end`.
     pub fn needed_from(&self, end: usize) -> usize {
         let across = &self.operators[0];
-        if self.clips && end < across.input_len() {
-            return 0;
-        }
         let left = self.slices_ready(end)..across.output_len();
-        left.map(|z| across.row(z).0).fold(end, usize::min)
+        // The range of all logits is taken from all planes.
+        let first = |z| if self.clips { 0 } else { across.row(z).0 };
+        left.map(first).fold(end, usize::min)
     }
 
     /// A resampler of some planes of logits (z, y, x, channels), the first of which is plane `first` of all.

@@ -2,13 +2,15 @@
 //!
 //! A tile instruction multiplies up to sixteen positions × 32 inputs with 32 inputs × sixteen output channels, in
 //! bfloat16, and adds to float32 sums. Two tiles of positions share two tiles of channels, four tiles of sums stay in
-//! registers while the taps stream by. In float32 precision every operand is the sum of two bfloat16 numbers, the
-//! first its upper half, and three of the four products are added (the fourth is below the others' rounding).
+//! registers while the taps stream by, or that stretch of them whose weights stay in the second-level cache. In float32
+//! precision every operand is the sum of two bfloat16 numbers, the first its upper half, and three of the four products
+//! are added (the fourth is below the others' rounding).
 //!
 //! Source: Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision
 //! Computations", ARITH 2019.
 
 use super::aligned::AlignedFloats;
+use super::blocking::WEIGHTS;
 use super::{Precision, kernel::PackedWeights};
 use std::arch::asm;
 use std::ops::Range;
@@ -20,8 +22,6 @@ pub(super) const DEPTH: usize = 32;
 pub(super) const SIDE: usize = 16;
 /// bfloat16 numbers of one tile of weights.
 const TILE: usize = DEPTH * SIDE;
-/// Bytes of weights that stay in the second-level cache beside the copied input.
-const STRETCH: usize = 512 * 1024;
 
 /// bfloat16 numbers that make up one operand.
 pub(super) fn parts(precision: Precision) -> usize {
@@ -69,7 +69,8 @@ pub(super) struct TileWeights {
     parts: usize,
     /// Where each segment begins, in runs of 32 inputs, and after the last one their number.
     starts: Vec<usize>,
-    /// Segments whose weights are used for all positions of a box before the next ones are.
+    /// Segments that are summed for all positions of a group of planes before the next ones are: as many as weights stay in
+    /// the second-level cache.
     pub stretches: Vec<Range<usize>>,
 }
 
@@ -118,9 +119,16 @@ impl TileWeights {
             let bias = blocks.bias(block);
             to[..bias.len()].copy_from_slice(bias);
         }
-        let segments = segment_lens.len();
-        let count = (starts[segments] * run * size_of::<u16>()).div_ceil(STRETCH).clamp(1, segments.max(1));
-        let stretches = (0..count).map(|i| i * segments / count..(i + 1) * segments / count).collect();
+        let bytes = |segments: &Range<usize>| {
+            (starts[segments.end] - starts[segments.start]) * run * size_of::<u16>()
+        };
+        let mut stretches: Vec<Range<usize>> = Vec::new();
+        for segment in 0..segment_lens.len() {
+            match stretches.last_mut() {
+                Some(last) if bytes(&(last.start..segment + 1)) <= WEIGHTS => last.end = segment + 1,
+                _ => stretches.push(segment..segment + 1),
+            }
+        }
         Self { data, biases, parts, starts, stretches }
     }
 

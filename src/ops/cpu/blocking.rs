@@ -15,6 +15,8 @@ pub(super) struct Extent {
     /// Input channels of all sources.
     pub channels: usize,
     pub winograd: bool,
+    /// Whether a block's weights are used in stretches, so that sums are kept between them.
+    pub stretches: bool,
     /// Bytes of a copied number, in all its parts.
     pub number_bytes: usize,
     /// Blocks of output channels.
@@ -63,7 +65,7 @@ pub(super) struct Blocking {
 }
 
 /// Bytes of weights that stay in a core's second-level cache beside the copied input.
-const WEIGHTS: f64 = 512.0 * 1024.0;
+pub(super) const WEIGHTS: usize = 512 * 1024;
 /// Most bytes of copied input and sums of a task.
 const MAX_SCRATCH: f64 = 8.0 * 1024.0 * 1024.0;
 
@@ -109,6 +111,8 @@ impl Blocking {
         let weights = (self.blocks * extent.block_bytes) as f64;
         let sums = if extent.winograd {
             (4 * 32 * self.group * self.rows * self.columns.div_ceil(OUTPUTS) * POINTS) as f64
+        } else if extent.stretches {
+            (4 * 32 * self.group * self.rows * self.columns) as f64
         } else {
             0.0
         };
@@ -118,7 +122,7 @@ impl Blocking {
         let Costs { speed, cache, copy, again, narrow } = extent.costs;
         let (copy, again) = if scratch + sums <= cache { (copy[0], 0.0) } else { (copy[1], again) };
         let copy = if self.columns < out_dims[2] { copy * narrow } else { copy };
-        let refetch = if weights <= WEIGHTS { 0.01 } else { 0.12 };
+        let refetch = if weights <= WEIGHTS as f64 { 0.01 } else { 0.12 };
         let group = 500.0 + scratch * again * self.blocks as f64 + sums * 0.05 + weights * refetch;
         let task = 5000.0 + copied * copy + groups * group;
         let tasks = self.tasks(out_dims, extent.blocks) as f64;

@@ -155,12 +155,15 @@ impl CpuConv {
             (PackedWeights::pack(arithmetic, groups, bias, scheme.points(), &segment_lens, weight_at), None)
         };
         #[cfg(target_arch = "x86_64")]
-        let block_bytes = tiles.as_ref().map_or(weights.block_bytes(), TileWeights::block_bytes);
+        let (block_bytes, stretches) = match &tiles {
+            Some(tiles) => (tiles.block_bytes(), tiles.stretches.len() > 1),
+            None => (weights.block_bytes(), false),
+        };
         #[cfg(not(target_arch = "x86_64"))]
         let weights =
             PackedWeights::pack(arithmetic, groups, bias, scheme.points(), &segment_lens, weight_at);
         #[cfg(not(target_arch = "x86_64"))]
-        let block_bytes = weights.block_bytes();
+        let (block_bytes, stretches) = (weights.block_bytes(), false);
         let (number_bytes, costs) = match scheme {
             #[cfg(target_arch = "x86_64")]
             Scheme::Tiles { parts } => (2 * parts, Costs::tiles(parts)),
@@ -170,6 +173,7 @@ impl CpuConv {
             geometry,
             channels: channels.iter().sum(),
             winograd: scheme == Scheme::Winograd,
+            stretches,
             number_bytes,
             blocks: weights.block_count(),
             block_bytes,

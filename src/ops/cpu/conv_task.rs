@@ -20,7 +20,7 @@ pub(super) struct Scratch {
     rows: AlignedFloats,
     /// One activated row before it is transformed.
     line: AlignedFloats,
-    /// Sums at Winograd's points: (point, plane, position, block width).
+    /// Sums at Winograd's points: (point, plane, position, block width); or of tiles so far: (plane, tile, position, 32).
     sums: AlignedFloats,
     /// Outputs of one block before they are written: (row, position, block width).
     finished: AlignedFloats,
