@@ -1,4 +1,4 @@
-//! The process's peak memory, as Linux counts it.
+//! The process's memory: what is freed goes back to the system, and its peak as Linux counts it.
 
 use std::fs;
 
@@ -13,4 +13,17 @@ pub fn peak() -> Option<u64> {
 /// Starts a new peak. Where the system refuses, peaks stay those since the start of the process.
 pub fn reset_peak() {
     let _refused = fs::write("/proc/self/clear_refs", "5");
+}
+
+/// Has memory of a megabyte or more given back to the system as soon as it is freed.
+///
+/// The C library otherwise keeps blocks of up to 32 MB once it has seen such sizes freed: weights are read tensor by tensor, and
+/// what they leave behind would stay beside the networks' activations.
+pub fn return_what_is_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[expect(unsafe_code, reason = "the allocator's own function is the only way")]
+    // SAFETY: sets a number of the allocator's.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
+    }
 }

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 /// Parses the arguments, runs the command and turns its error into an exit code.
 pub fn main() -> ExitCode {
+    memory::return_what_is_freed();
     let Cli { command, run } = Cli::parse();
     let command = command.unwrap_or(Command::Run(run));
     let bars = logging::start(command.log(), command.quiet());
