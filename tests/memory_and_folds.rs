@@ -8,7 +8,7 @@ use pdac_cascade::imaging::{Geometry, ImageError, MemoryGauge, Volume};
 use pdac_cascade::network::PlanError;
 use pdac_cascade::nnunet::export::SegmentationRequest;
 use pdac_cascade::nnunet::model_folder::{Fold, ModelFolder};
-use pdac_cascade::nnunet::predictor::{FirstFold, PredictError, PredictOptions, Predictor, Preprocessed};
+use pdac_cascade::nnunet::predictor::{Folds, PredictError, PredictOptions, Predictor, Preprocessed};
 use pdac_cascade::nnunet::sliding_window::Accumulate;
 use pdac_cascade::ops::Arithmetic;
 use std::cell::Cell;
@@ -141,14 +141,14 @@ fn weights_loaded_ahead_give_the_same_bits() {
     let scan = scan(&model, [24, 32, 60]);
     let alone = bits(&Predictor::new(&model, options()).unwrap(), &scan);
     let arithmetic = Arithmetic::detect();
-    let (first, after) = (FirstFold::new(&model, arithmetic), FirstFold::new(&model, arithmetic));
+    let (first, after) = (Folds::new(&model, arithmetic), Folds::new(&model, arithmetic));
     std::thread::scope(|scope| {
-        scope.spawn(|| first.load());
+        scope.spawn(|| first.load_ahead());
     });
-    let predictor = Predictor::new(&model, options()).unwrap().with_loaded_ahead(&first, Some(&after));
+    let predictor = Predictor::new(&model, options()).unwrap().with_folds(&first, Some(&after));
     assert_eq!(bits(&predictor, &scan), alone);
     assert_eq!(bits(&predictor, &scan), alone, "the first fold is loaded again");
-    let next = Predictor::new(&model, options()).unwrap().with_loaded_ahead(&after, None);
+    let next = Predictor::new(&model, options()).unwrap().with_folds(&after, None);
     assert_eq!(bits(&next, &scan), alone);
 }
 
@@ -163,7 +163,7 @@ fn errors_of_weights_loaded_ahead_come_in_their_turn() {
     }
     let model = open(folder.path());
     let scan = scan(&model, [24, 32, 60]);
-    let broken = FirstFold::new(&model, Arithmetic::detect());
+    let broken = Folds::new(&model, Arithmetic::detect());
     fs::remove_file(folder.path().join("fold_1/checkpoint_final.pth")).unwrap();
     let tiles = Cell::new(0);
     let predictor = Predictor::new(&model, options()).unwrap();
@@ -176,8 +176,8 @@ fn errors_of_weights_loaded_ahead_come_in_their_turn() {
     assert!(error.to_string().contains("fold_1"), "{error}");
     assert_eq!(tiles.get(), 2, "the first fold's tiles are done");
     fs::remove_file(folder.path().join("fold_0/checkpoint_final.pth")).unwrap();
-    broken.load();
-    let predictor = Predictor::new(&model, options()).unwrap().with_loaded_ahead(&broken, None);
+    broken.load_ahead();
+    let predictor = Predictor::new(&model, options()).unwrap().with_folds(&broken, None);
     let error = predictor.logits(&mut scan.clone(), &observer).unwrap_err();
     assert!(error.to_string().contains("fold_0"), "{error}");
     assert_eq!(tiles.get(), 2, "no tile was begun");

@@ -1,259 +1,37 @@
-//! The platform's contract: where a case's files lie under the input folder and where its outputs go.
+//! The platform's contract: where a case's files lie under the input folder, where its outputs go, what they must be,
+//! and the HTTP interface through which the platform may ask for cases.
 
+mod case;
+mod clinical;
+mod interface;
 mod outputs;
+mod server;
+mod sockets;
+mod validation;
 
+pub use case::{Case, CaseError};
+pub use clinical::{Age, ClinicalError, ClinicalInformation, Sex};
+pub use interface::{Interface, PANORAMA, Socket};
 pub use outputs::{OutputError, Outputs};
+pub use server::{Answer, Request, Server};
+pub use sockets::{Located, SocketError, locate};
+pub use validation::{Checked, Finding, compare, validate};
 
-use crate::imaging::file::read_image_within;
-use crate::imaging::{Geometry, ImageError, MemoryGauge, Volume};
-use std::io;
-use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// One row of the platform's table: a socket read, and the sockets written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Interface {
-    /// What the task is called in messages.
-    pub task: &'static str,
-    /// Folder of the input image, relative to the input folder.
-    pub image: &'static str,
-    /// Folder of the output image, relative to the output folder.
-    pub output_image: &'static str,
-    /// File of the output number, relative to the output folder.
-    pub output_number: &'static str,
-}
+/// Most names that a message lists: log lines that grow without bound break the platform's wrapper.
+const MOST_NAMES: usize = 8;
 
-/// PANORAMA: a venous CT in, a detection map and a likelihood out.
-pub const PANORAMA: Interface = Interface {
-    task: "PANORAMA",
-    image: "images/venous-ct",
-    output_image: "images/pdac-detection-map",
-    output_number: "pdac-likelihood.json",
-};
-
-/// Image file endings that are looked for, in lower case.
-const ENDINGS: [&str; 5] = [".mha", ".mhd", ".nii", ".nii.gz", ".hdr"];
-
-/// Why a case cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum CaseError {
-    /// There is no input folder for the image.
-    #[error("{folder}: no such folder; {task} expects one image there", folder = folder.display())]
-    NoFolder {
-        /// Folder looked for.
-        folder: PathBuf,
-        /// Task.
-        task: &'static str,
-    },
-    /// The folder cannot be listed.
-    #[error("{folder}: {source}", folder = folder.display())]
-    Unreadable {
-        /// The folder.
-        folder: PathBuf,
-        /// The operating system's word.
-        source: io::Error,
-    },
-    /// The folder holds no image.
-    #[error("{folder}: holds no image, expected one ({endings})", folder = folder.display(), endings = ENDINGS.join(", "))]
-    NoImage {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// The folder holds several images.
-    #[error("{folder}: holds {count} images ({names}), expected one", folder = folder.display())]
-    SeveralImages {
-        /// The folder.
-        folder: PathBuf,
-        /// How many.
-        count: usize,
-        /// Their names.
-        names: String,
-    },
-    /// The image cannot be used.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// A file with the name of an image is none, or cannot be reached.
-    #[error("{path}: {what}", path = path.display())]
-    NotAFile {
-        /// The file.
-        path: PathBuf,
-        /// What it is.
-        what: String,
-    },
-    /// The geometry cannot be that of a scan.
-    #[error("{path}: {what}", path = path.display())]
-    Implausible {
-        /// The image.
-        path: PathBuf,
-        /// What, expected, got.
-        what: String,
-    },
-    /// A voxel is not a finite number, or beyond any unit.
-    #[error(
-        "{path}: voxel (x, y, z) = {voxel:?} is {value}, expected finite values below {LARGEST_VALUE:e}",
-        path = path.display()
-    )]
-    NotFinite {
-        /// The image.
-        path: PathBuf,
-        /// Where, (x, y, z).
-        voxel: [usize; 3],
-        /// NaN or infinite.
-        value: f32,
-    },
-}
-
-/// One case of an interface: the image found in the input folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Case {
-    /// The image file.
-    pub image: PathBuf,
-    /// Its name without ending; outputs are named after it.
-    pub stem: String,
-}
-
-impl Case {
-    /// Finds the one image of `interface` under `input`.
-    ///
-    /// # Errors
-    /// If there is no such folder, or it holds no image or several.
-    pub fn find(input: &Path, interface: &Interface) -> Result<Self, CaseError> {
-        let folder = input.join(interface.image);
-        let unreadable = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => CaseError::NoFolder { folder: folder.clone(), task: interface.task },
-            _ => CaseError::Unreadable { folder: folder.clone(), source },
-        };
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(&folder).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            if let Some(stem) = image_stem(&path) {
-                check_file(&path)?;
-                found.push(Self { stem, image: path });
-            }
-        }
-        found.sort_by(|a, b| a.image.cmp(&b.image));
-        match found.len() {
-            0 => Err(CaseError::NoImage { folder }),
-            1 => Ok(found.swap_remove(0)),
-            count => {
-                let names: Vec<_> = found.iter().filter_map(|c| c.image.file_name()?.to_str()).collect();
-                Err(CaseError::SeveralImages { folder, count, names: names.join(", ") })
-            }
-        }
-    }
-
-    /// Reads the image as float32 and checks that its geometry is a scan's and every voxel a usable number.
-    ///
-    /// # Errors
-    /// If the image cannot be used.
-    pub fn read(&self) -> Result<Volume<f32>, CaseError> {
-        self.read_within(MemoryGauge::UNLIMITED)
-    }
-
-    /// As [`Case::read`], if there is the memory for the voxels.
-    ///
-    /// # Errors
-    /// If the image cannot be used, or there is not.
-    pub fn read_within(&self, memory: MemoryGauge) -> Result<Volume<f32>, CaseError> {
-        let volume = read_image_within(&self.image, memory)?.into_f32_volume();
-        check_geometry(&volume.geometry)
-            .map_err(|what| CaseError::Implausible { path: self.image.clone(), what })?;
-        let unusable = |v: f32| !v.is_finite() || v.abs() > LARGEST_VALUE;
-        match volume.data.indexed_iter().find(|(_, v)| unusable(**v)) {
-            Some(((z, y, x), &value)) => {
-                Err(CaseError::NotFinite { path: self.image.clone(), voxel: [x, y, z], value })
-            }
-            None => Ok(volume),
-        }
+/// Names with commas between them, cut short where there are many.
+fn list(names: &[String]) -> String {
+    let shown = names[..names.len().min(MOST_NAMES)].join(", ");
+    match names.len().saturating_sub(MOST_NAMES) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 
-/// Voxel values beyond this are no measurement in any unit, and would overflow on the way.
-const LARGEST_VALUE: f32 = 1e9;
-/// Voxel sizes in mm that a scan can have, generously.
-const SPACINGS: RangeInclusive<f64> = 1e-3..=1e3;
-/// Largest coordinate in mm that an origin can have, generously.
-const LARGEST_ORIGIN: f64 = 1e6;
-/// How far direction columns may be from orthonormal.
-const ORTHONORMAL: f64 = 1e-3;
-
-/// Refuses geometries that a file can hold and a scanner cannot: positions would be silently wrong.
-fn check_geometry(geometry: &Geometry) -> Result<(), String> {
-    let Geometry { origin, direction: d, .. } = geometry;
-    let spacing = geometry.spacing_xyz();
-    if !spacing.iter().all(|s| SPACINGS.contains(s)) {
-        let (low, high) = (SPACINGS.start(), SPACINGS.end());
-        return Err(format!(
-            "spacing is {spacing:?} mm (x, y, z), expected {low} to {high} mm: is its spacing right?"
-        ));
-    }
-    if !origin.iter().all(|o| o.abs() <= LARGEST_ORIGIN) {
-        return Err(format!("origin is {origin:?} mm, expected at most {LARGEST_ORIGIN} mm from 0"));
-    }
-    let product = |a: usize, b: usize| (0..3).map(|r| d[r][a] * d[r][b]).sum::<f64>();
-    let orthonormal = |a: usize, b: usize| (product(a, b) - f64::from(u8::from(a == b))).abs() <= ORTHONORMAL;
-    if !(0..9).all(|i| orthonormal(i / 3, i % 3)) {
-        return Err(format!("direction is {d:?}, expected orthogonal columns of length 1"));
-    }
-    Ok(())
-}
-
-/// Refuses what has an image's name and is not a file that can be reached.
-fn check_file(path: &Path) -> Result<(), CaseError> {
-    let what = match std::fs::metadata(path) {
-        Ok(found) if found.is_file() => return Ok(()),
-        Ok(_) => "expected an image file, it is a folder or a special file".to_owned(),
-        Err(error) => error.to_string(),
-    };
-    Err(CaseError::NotAFile { path: path.to_owned(), what })
-}
-
-/// The file's name without its image ending; `None` if it has none, or is hidden.
-fn image_stem(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_string_lossy();
-    let lower = name.to_ascii_lowercase();
-    let ending = ENDINGS.iter().filter(|e| lower.ends_with(*e)).max_by_key(|e| e.len())?;
-    let stem = &name[..name.len() - ending.len()];
-    (!stem.is_empty() && !stem.starts_with('.')).then(|| stem.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_longest_ending_is_taken_off() {
-        let stem = |name: &str| image_stem(Path::new(name));
-        assert_eq!(stem("scan.nii.gz").as_deref(), Some("scan"));
-        assert_eq!(stem("a.b.MHA").as_deref(), Some("a.b"));
-        assert_eq!(stem("scan.raw"), None);
-        assert_eq!(stem(".hidden.mha"), None);
-        assert_eq!(stem(".mha"), None);
-    }
-
-    #[test]
-    fn a_folder_without_or_with_two_images_is_named() {
-        let input = tempfile::tempdir().unwrap();
-        let error = Case::find(input.path(), &PANORAMA).unwrap_err().to_string();
-        assert!(
-            error.ends_with("images/venous-ct: no such folder; PANORAMA expects one image there"),
-            "{error}"
-        );
-        let folder = input.path().join(PANORAMA.image);
-        std::fs::create_dir_all(folder.join("folder.mha")).unwrap();
-        let error = Case::find(input.path(), &PANORAMA).unwrap_err().to_string();
-        assert!(
-            error.ends_with("folder.mha: expected an image file, it is a folder or a special file"),
-            "{error}"
-        );
-        std::fs::remove_dir(folder.join("folder.mha")).unwrap();
-        std::fs::write(folder.join("notes.txt"), "").unwrap();
-        let error = Case::find(input.path(), &PANORAMA).unwrap_err().to_string();
-        assert!(error.ends_with("holds no image, expected one (.mha, .mhd, .nii, .nii.gz, .hdr)"), "{error}");
-        std::fs::write(folder.join("b.mha"), "").unwrap();
-        assert_eq!(Case::find(input.path(), &PANORAMA).unwrap().stem, "b");
-        std::fs::write(folder.join("a.nii.gz"), "").unwrap();
-        let error = Case::find(input.path(), &PANORAMA).unwrap_err().to_string();
-        assert!(error.ends_with("holds 2 images (a.nii.gz, b.mha), expected one"), "{error}");
-    }
+/// The last part of a path as text.
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -3,21 +3,29 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pdac_cascade::nnunet::sliding_window::Accumulate;
 use pdac_cascade::ops::{Isa, Precision};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+/// Environment variable that says how the platform calls the container.
+pub const API_METHOD: &str = "PDAC_CASCADE_API_METHOD";
+/// Where the platform asks.
+const PLATFORM_PORT: u16 = 4743;
+const ANY_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 const EXIT_CODES: &str = "Exit codes:
-  0    outputs written
+  0    outputs written; the server was told to end; the outputs keep the rules
   1    unexpected error
   2    wrong arguments
   3    the input image is missing, ambiguous, unreadable or not a scalar 3-D image of finite values
   4    the outputs cannot be written
   5    the weights or their recipe are missing, malformed or do not fit each other
   6    the scan or the networks need more memory than there is
+  7    the outputs break a rule (validate)
   130  interrupted";
 
 /// Finds pancreatic ductal adenocarcinoma in contrast-enhanced CT with a cascade of 3-D U-Nets.
 ///
-/// Without a command, `run`. The weights shipped with the program are demonstration weights trained on synthetic
+/// Without a command, `run`, or `serve` where the environment variable PDAC_CASCADE_API_METHOD is `invoke`. The weights shipped with the program are demonstration weights trained on synthetic
 /// phantoms: unfit for patients.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, after_long_help = EXIT_CODES)]
@@ -33,12 +41,40 @@ pub enum Command {
     /// Read the scan under the input folder and write detection map and likelihood.
     #[command(after_long_help = EXIT_CODES)]
     Run(RunArgs),
+    /// Answer the platform's HTTP requests: GET /health, and POST /invoke for each case.
+    #[command(after_long_help = EXIT_CODES)]
+    Serve(ServeArgs),
+    /// Check an output folder by the rules of the platform and the evaluator.
+    #[command(after_long_help = EXIT_CODES)]
+    Validate(ValidateArgs),
     /// Show the models of a weights folder and their networks, step by step.
     Inspect(InspectArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
+    #[command(flatten)]
+    pub case: CaseArgs,
+    /// Also draw the detection map over the CT into this PNG file.
+    #[arg(long, value_name = "FILE.png", value_parser = png_path)]
+    pub overlay: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub case: CaseArgs,
+    /// Address to listen on.
+    #[arg(long, value_name = "ADDRESS", default_value_t = ANY_ADDRESS)]
+    pub host: IpAddr,
+    /// Port to listen on.
+    #[arg(long, value_name = "N", default_value_t = PLATFORM_PORT)]
+    pub port: u16,
+}
+
+/// What it takes to run cases.
+#[derive(Debug, Args)]
+pub struct CaseArgs {
     /// Folder with images/venous-ct/<scan>.mha (or .mhd, .nii, .nii.gz, .hdr).
     #[arg(long, value_name = "DIR", default_value = "/input")]
     pub input: PathBuf,
@@ -59,9 +95,6 @@ pub struct RunArgs {
     /// Precision of the networks' products; bf16 is faster, inexact, and float32 where the instruction set is not amx.
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = PrecisionArg::F32)]
     pub precision: PrecisionArg,
-    /// Also draw the detection map over the CT into this PNG file.
-    #[arg(long, value_name = "FILE.png", value_parser = png_path)]
-    pub overlay: Option<PathBuf>,
     #[command(flatten)]
     pub logging: LoggingArgs,
 }
@@ -81,6 +114,19 @@ pub struct LoggingArgs {
     /// Form of the log lines on standard error.
     #[arg(long, value_enum, value_name = "FORM", default_value_t = LogForm::Text)]
     pub log: LogForm,
+}
+
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    /// Folder with images/pdac-detection-map/<scan>.mha and pdac-likelihood.json.
+    #[arg(long, value_name = "DIR", default_value = "/output")]
+    pub output: PathBuf,
+    /// Also check that the map lies on the grid of the scan in this input folder.
+    #[arg(long, value_name = "DIR")]
+    pub input: Option<PathBuf>,
+    /// Also check that the outputs are those in this folder, to 0.001.
+    #[arg(long, value_name = "DIR")]
+    pub expected: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -160,17 +206,39 @@ impl From<PrecisionArg> for Precision {
     }
 }
 
+impl Cli {
+    /// The command to run; without one, what the platform's way of calling (`exec` or `invoke`) asks for.
+    pub fn into_command(self, api_method: Option<&str>) -> Result<Command, String> {
+        match (self.command, api_method) {
+            (Some(command), _) => Ok(command),
+            (None, None | Some("" | "exec")) => Ok(Command::Run(self.run)),
+            (None, Some("invoke")) if self.run.overlay.is_some() => {
+                Err("--overlay is for one case; name the command run".to_owned())
+            }
+            (None, Some("invoke")) => {
+                Ok(Command::Serve(ServeArgs { case: self.run.case, host: ANY_ADDRESS, port: PLATFORM_PORT }))
+            }
+            (None, Some(other)) => Err(format!("{API_METHOD} is {other:?}, expected \"exec\" or \"invoke\"")),
+        }
+    }
+}
+
 impl Command {
+    fn logging(&self) -> Option<&LoggingArgs> {
+        match self {
+            Self::Run(args) => Some(&args.case.logging),
+            Self::Serve(args) => Some(&args.case.logging),
+            Self::Validate(_) | Self::Inspect(_) => None,
+        }
+    }
+
     /// Form of the log lines.
     pub fn log(&self) -> LogForm {
-        match self {
-            Self::Run(args) => args.logging.log,
-            Self::Inspect(_) => LogForm::Text,
-        }
+        self.logging().map_or(LogForm::Text, |logging| logging.log)
     }
 
     /// Whether only warnings and errors are logged.
     pub fn quiet(&self) -> bool {
-        matches!(self, Self::Run(args) if args.logging.quiet)
+        self.logging().is_some_and(|logging| logging.quiet)
     }
 }

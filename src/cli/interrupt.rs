@@ -1,27 +1,38 @@
-//! Ctrl-C and SIGTERM: the first asks to stop after the current tile, the second stops at once, unless outputs are
-//! being written just then.
+//! Ctrl-C and SIGTERM: the first asks to stop, and ends the program if that takes longer than [`GRACE`]; the second ends it at
+//! once. Either way nothing half-written stays behind.
 
-use std::process;
+use pdac_cascade::imaging::file::abandon_unfinished;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use std::{process, thread};
+
+/// How long a stage may take to notice that it is to stop: the platform kills the process five seconds after SIGTERM.
+const GRACE: Duration = Duration::from_secs(1);
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
-static WRITING: AtomicBool = AtomicBool::new(false);
 
-/// Starts listening for the signals.
-pub fn listen() {
-    let stop = || {
-        if REQUESTED.swap(true, Ordering::Relaxed) && !WRITING.load(Ordering::Relaxed) {
-            process::exit(130);
+/// Starts listening for the signals: at the first, `on_request` is called; if the program has to be ended, it is with `code`.
+pub fn listen(code: i32, on_request: impl Fn() + Send + 'static) {
+    let stop = move || {
+        if REQUESTED.swap(true, Ordering::Relaxed) {
+            end(code);
         }
+        on_request();
+        thread::spawn(move || {
+            thread::sleep(GRACE);
+            tracing::warn!("interrupted");
+            end(code);
+        });
     };
     if let Err(error) = ctrlc::set_handler(stop) {
         tracing::warn!("signals end the program without tidying up: {error}");
     }
 }
 
-/// From now on outputs are written: a moment that is seen through, so that nothing half-written stays behind.
-pub fn writing() {
-    WRITING.store(true, Ordering::Relaxed);
+/// Ends the program; files that are being given their names get them first.
+fn end(code: i32) -> ! {
+    abandon_unfinished();
+    process::exit(code)
 }
 
 /// Whether a signal has come.

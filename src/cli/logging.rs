@@ -2,9 +2,15 @@
 
 use super::args::LogForm;
 use indicatif::{MultiProgress, ProgressDrawTarget};
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+
+/// Bytes of the longest line: the platform's wrapper passes over lines of more than 64 KiB.
+const LONGEST_LINE: usize = 1 << 14;
+/// Bytes at the end of a line that are kept in any case.
+const LINE_END: usize = 256;
 
 /// Standard error shared with progress bars.
 #[derive(Clone)]
@@ -13,13 +19,25 @@ struct BesideBars(MultiProgress);
 impl Write for BesideBars {
     /// A log that nobody can read is no reason to lose a case: failures are passed over.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let _failed = self.0.suspend(|| io::stderr().write_all(bytes));
+        let line = shortened(bytes);
+        let _failed = self.0.suspend(|| io::stderr().write_all(&line));
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
     }
+}
+
+/// A line, without its middle if it is longer than [`LONGEST_LINE`].
+fn shortened(line: &[u8]) -> Cow<'_, [u8]> {
+    if line.len() <= LONGEST_LINE {
+        return Cow::Borrowed(line);
+    }
+    let text = String::from_utf8_lossy(line);
+    let head = text.floor_char_boundary(LONGEST_LINE - LINE_END);
+    let tail = text.ceil_char_boundary(text.len() - LINE_END);
+    Cow::Owned(format!("{} ... {}", &text[..head], &text[tail..]).into_bytes())
 }
 
 impl MakeWriter<'_> for BesideBars {
@@ -50,4 +68,18 @@ pub fn start(form: LogForm, quiet: bool) -> MultiProgress {
         LogForm::Json => log.json().flatten_event(true).init(),
     }
     bars
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_would_break_the_platform_are_shortened() {
+        assert_eq!(*shortened(b"short\n"), *b"short\n");
+        let long = format!("begin{}end\n", "\u{20ac}".repeat(1 << 16));
+        let line = String::from_utf8(shortened(long.as_bytes()).into_owned()).unwrap();
+        assert!(line.len() < LONGEST_LINE + 16, "{}", line.len());
+        assert!(line.starts_with("begin") && line.ends_with("end\n") && line.contains(" ... "));
+    }
 }

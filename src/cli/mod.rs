@@ -1,6 +1,7 @@
 //! The command line: arguments, logging, progress and exit codes.
 
 mod args;
+mod case;
 mod exit;
 mod inspect;
 mod interrupt;
@@ -8,21 +9,28 @@ mod logging;
 mod memory;
 mod progress;
 mod run;
+mod serve;
 mod system;
+mod validate;
 mod weights;
 
-use args::{Cli, Command};
-use clap::Parser;
+use args::{API_METHOD, Cli, Command};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
 
 /// Parses the arguments, runs the command and turns its error into an exit code.
 pub fn main() -> ExitCode {
     memory::return_what_is_freed();
-    let Cli { command, run } = Cli::parse();
-    let command = command.unwrap_or(Command::Run(run));
+    let api_method = std::env::var_os(API_METHOD).map(|value| value.to_string_lossy().into_owned());
+    let command = Cli::parse()
+        .into_command(api_method.as_deref())
+        .unwrap_or_else(|error| Cli::command().error(ErrorKind::ValueValidation, error).exit());
     let bars = logging::start(command.log(), command.quiet());
     let done = match command {
         Command::Run(args) => run::run(&args, &bars),
+        Command::Serve(args) => serve::serve(&args, &bars),
+        Command::Validate(args) => validate::validate(&args),
         Command::Inspect(args) => inspect::inspect(&args),
     };
     match done {

@@ -35,7 +35,7 @@ impl System<'_> {
     /// Bytes that may still be taken before the system or a control group would have to take them from others.
     pub fn available_memory(&self) -> Option<u64> {
         let meminfo = self.read(Path::new("/proc/meminfo"));
-        let host = meminfo.as_deref().and_then(mem_available);
+        let host = meminfo.as_deref().and_then(|text| memory_field(text, "MemAvailable:"));
         let groups = self.groups("memory").into_iter().filter_map(|(version, folder)| {
             let [limit, usage, cache] = match version {
                 Version::V1 => ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"],
@@ -44,7 +44,16 @@ impl System<'_> {
             let stat = self.read(&folder.join("memory.stat")).unwrap_or_default();
             room(&self.read(&folder.join(limit))?, &self.read(&folder.join(usage))?, &stat, cache)
         });
-        groups.chain(host).min()
+        groups.chain(host).chain(self.own_limits()).min()
+    }
+
+    /// Bytes that the process's own limits (`RLIMIT_DATA`, `RLIMIT_AS`) leave. They count what is reserved; what of it was
+    /// not written to yet counts as left all the same, as it does for the other limits.
+    fn own_limits(&self) -> Option<u64> {
+        let limits = self.read(Path::new("/proc/self/limits"))?;
+        let status = self.read(Path::new("/proc/self/status"))?;
+        let rooms = [("Max data size", "VmData:"), ("Max address space", "VmSize:")];
+        rooms.into_iter().filter_map(|(limit, reserved)| own_room(&limits, limit, &status, reserved)).min()
     }
 
     /// Processors' worth of time that the control groups grant.
@@ -87,11 +96,22 @@ fn allowed_cpus(status: &str) -> Option<usize> {
     list.trim().split(',').map(count).sum()
 }
 
-/// `MemAvailable` of `/proc/meminfo` in bytes.
-fn mem_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+/// A field of `/proc/meminfo` or `/proc/self/status`, such as `MemAvailable:`, in bytes.
+fn memory_field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|l| l.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
+}
+
+/// Reserved memory that is never written to: the threads' stacks and the allocator's own.
+const NEVER_WRITTEN: u64 = 64 << 20;
+
+/// What a soft limit of `/proc/self/limits` on a field of `/proc/self/status` leaves.
+fn own_room(limits: &str, limit: &str, status: &str, reserved: &str) -> Option<u64> {
+    let soft = limits.lines().find_map(|l| l.strip_prefix(limit))?.split_whitespace().next()?;
+    let field = |name| memory_field(status, name);
+    let to_be_written = field("VmData:")?.saturating_sub(field("RssAnon:")? + NEVER_WRITTEN);
+    Some(soft.parse::<u64>().ok()?.saturating_add(to_be_written).saturating_sub(field(reserved)?))
 }
 
 /// Processors from a quota and a period in microseconds; `max` and negative quotas are none.

@@ -31,12 +31,17 @@ impl MemoryGauge {
         Self { available }
     }
 
+    /// Bytes that may still be taken; `None` if no limit is known.
+    pub fn available(self) -> Option<u64> {
+        (self.available)()
+    }
+
     /// Refuses more bytes than are available; `what` are the things that need them.
     ///
     /// # Errors
     /// If there is a limit and it is exceeded.
     pub fn check(self, what: &'static str, asked: u128) -> Result<(), NotEnoughMemory> {
-        match (self.available)() {
+        match self.available() {
             Some(available) if asked > u128::from(available) => {
                 let asked = u64::try_from(asked).unwrap_or(u64::MAX);
                 Err(NotEnoughMemory { what, asked, available })

@@ -21,8 +21,8 @@ use crate::imaging::resampling::{GridTooLarge, check_size};
 use crate::network::{Plan, PlanError, Runner};
 use crate::ops::{AddLogits, Arithmetic, Mirroring};
 use candle_core::{DType, Device, Tensor};
-pub use folds::FirstFold;
-use folds::{FoldQueue, read_fold};
+use folds::FoldQueue;
+pub use folds::Folds;
 use ndarray::{Array3, Array4, ArrayView4};
 use std::path::PathBuf;
 use std::thread;
@@ -234,8 +234,10 @@ pub struct Predictor<'m> {
     runner: Runner,
     mirrorings: Vec<Mirroring>,
     memory: MemoryGauge,
-    first: Option<&'m FirstFold<'m>>,
-    after: Option<&'m FirstFold<'m>>,
+    own: Folds<'m>,
+    /// Weights that outlive the predictor, instead of its own.
+    shared: Option<&'m Folds<'m>>,
+    after: Option<&'m Folds<'m>>,
 }
 
 /// Bytes of a plan's buffer.
@@ -272,15 +274,38 @@ impl<'m> Predictor<'m> {
         memory.check("the network's activations", activation_bytes(&plan))?;
         let runner = Runner::new(plan)?;
         let axes: &[usize] = if options.mirroring { &model.mirroring_axes } else { &[] };
-        Ok(Self { model, options, runner, mirrorings: mirrorings(axes), memory, first: None, after: None })
+        let own = Folds::new(model, options.arithmetic);
+        Ok(Self {
+            model,
+            options,
+            runner,
+            mirrorings: mirrorings(axes),
+            memory,
+            own,
+            shared: None,
+            after: None,
+        })
     }
 
-    /// Takes the first fold's weights from `first`, which may have been loaded ahead, and loads `after`, the next model's,
-    /// while the last fold computes.
+    /// Takes the weights from `folds`, which may have been loaded ahead or kept, and loads the first of `after`, the next
+    /// model's, while the last fold computes.
     #[must_use]
-    pub fn with_loaded_ahead(mut self, first: &'m FirstFold<'m>, after: Option<&'m FirstFold<'m>>) -> Self {
-        (self.first, self.after) = (Some(first), after);
+    pub fn with_folds(mut self, folds: &'m Folds<'m>, after: Option<&'m Folds<'m>>) -> Self {
+        (self.shared, self.after) = (Some(folds), after);
         self
+    }
+
+    /// Runs the first fold's network once on a tile of zeros: what happens at the first tile only then has happened.
+    ///
+    /// # Errors
+    /// If the weights cannot be loaded, or the network cannot run.
+    pub fn warm_up(&self) -> Result<(), PredictError> {
+        let plan = self.runner.plan();
+        let tile = plan.operand(plan.input()).shape;
+        let zeros = Tensor::zeros(tile.data_len(), DType::F32, &Device::Cpu)?;
+        let fold = self.fold_queue().first()?;
+        run_network(&self.runner, &fold, &zeros, tile.dims, [0; 3], [false; 3])?;
+        Ok(())
     }
 
     /// Segments a scan: preprocessing, all folds over all tiles, export.
@@ -372,7 +397,7 @@ impl<'m> Predictor<'m> {
     /// # Errors
     /// See [`PredictError`].
     pub fn raw_tile(&self, mut scan: Preprocessed, start: [isize; 3]) -> Result<Vec<f32>, PredictError> {
-        let fold = read_fold(self.model, self.runner.plan(), self.model.folds[0], self.options.arithmetic)?;
+        let fold = self.fold_queue().first()?;
         let (image_dims, mirroring) = (scan.shape(), [false; 3]);
         run_network(&self.runner, &fold, &scan.take_tensor()?, image_dims, start, mirroring)?;
         let logits = Tensor::zeros(self.runner.plan().logits().data_len(), DType::F32, &Device::Cpu)?;
@@ -395,8 +420,7 @@ impl<'m> Predictor<'m> {
     }
 
     fn fold_queue(&self) -> FoldQueue<'_, 'm> {
-        let (plan, arithmetic) = (self.runner.plan(), self.options.arithmetic);
-        FoldQueue { model: self.model, plan, arithmetic, first: self.first, after: self.after }
+        FoldQueue { folds: self.shared.unwrap_or(&self.own), after: self.after }
     }
 
     fn heads(&self) -> usize {

@@ -13,7 +13,7 @@ use crate::imaging::{Geometry, MemoryGauge, Volume};
 use crate::nnunet::dataset::OutputKind;
 use crate::nnunet::export::{Decision, Segmentation, SegmentationRequest};
 use crate::nnunet::model_folder::ModelFolder;
-use crate::nnunet::predictor::{FirstFold, PredictError, PredictOptions, Predictor};
+use crate::nnunet::predictor::{Folds, PredictError, PredictOptions, Predictor};
 use crate::nnunet::preprocessing::BoundingBox;
 use crate::nnunet::sliding_window::Accumulate;
 use crate::ops::Arithmetic;
@@ -116,8 +116,7 @@ impl Panorama {
 
     /// A run of the cascade, whose first weights can be loaded before there is a scan.
     pub fn begin(&self, options: ExecutionOptions) -> PanoramaRun<'_> {
-        let [pancreas, lesion] =
-            [&self.pancreas, &self.lesion].map(|m| FirstFold::new(m, options.arithmetic));
+        let [pancreas, lesion] = [&self.pancreas, &self.lesion].map(|m| Folds::new(m, options.arithmetic));
         PanoramaRun { cascade: self, options, pancreas, lesion }
     }
 
@@ -183,19 +182,59 @@ impl Panorama {
     }
 }
 
-/// One run of the cascade. A network's first weights are loaded while something else is done: those of the first stage
+/// How many folds' weights are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeptFolds {
+    /// Folds whose weights stay in memory.
+    pub kept: usize,
+    /// All folds.
+    pub all: usize,
+}
+
+/// Runs of the cascade. A network's first weights are loaded while something else is done: those of the first stage
 /// by [`PanoramaRun::load_first_weights`], those of the second while the last fold of the first computes.
 pub struct PanoramaRun<'c> {
     cascade: &'c Panorama,
     options: ExecutionOptions,
-    pancreas: FirstFold<'c>,
-    lesion: FirstFold<'c>,
+    pancreas: Folds<'c>,
+    lesion: Folds<'c>,
 }
 
 impl PanoramaRun<'_> {
+    /// What the user changed.
+    pub fn options(&self) -> ExecutionOptions {
+        self.options
+    }
+
     /// Loads the weights that are needed first; an error is kept for [`PanoramaRun::run`].
     pub fn load_first_weights(&self) {
-        self.pancreas.load();
+        self.pancreas.load_ahead();
+    }
+
+    /// Gets ready for many scans: reads the weights of all folds and keeps as many of them as leave half of the memory that
+    /// is available now, then runs each network once.
+    ///
+    /// # Errors
+    /// If weights cannot be loaded, or a network cannot run.
+    pub fn get_ready(&self) -> Result<KeptFolds, PipelineError> {
+        let memory = self.options.memory;
+        let reserve = memory.available().map_or(0, |available| available / 2);
+        let mut folds = KeptFolds { kept: 0, all: 0 };
+        for model in [&self.pancreas, &self.lesion] {
+            folds.kept += model.keep(memory, reserve)?;
+            folds.all += model.model().folds.len();
+        }
+        let PanoramaRecipe { pancreas, lesion, .. } = &self.cascade.recipe;
+        for (folds, run) in [(&self.pancreas, &pancreas.model), (&self.lesion, &lesion.model)] {
+            self.predictor(folds, run, None)?.warm_up()?;
+        }
+        Ok(folds)
+    }
+
+    /// Lets go the weights that [`PanoramaRun::get_ready`] kept: whether there were any.
+    pub fn release_weights(&self) -> bool {
+        let [a, b] = [&self.pancreas, &self.lesion].map(Folds::release);
+        a || b
     }
 
     /// Runs the whole cascade on a CT (HU), which is let go as soon as the region is cut out.
@@ -238,7 +277,7 @@ impl PanoramaRun<'_> {
     fn locate_pancreas(
         &self,
         ct: &Volume<f32>,
-        after: Option<&FirstFold<'_>>,
+        after: Option<&Folds<'_>>,
         observer: &dyn Observer,
     ) -> Result<Located, PipelineError> {
         observer.stage("low resolution");
@@ -276,13 +315,13 @@ impl PanoramaRun<'_> {
 
     fn predictor<'a>(
         &self,
-        first: &'a FirstFold<'a>,
+        folds: &'a Folds<'a>,
         run: &ModelRun,
-        after: Option<&'a FirstFold<'a>>,
+        after: Option<&'a Folds<'a>>,
     ) -> Result<Predictor<'a>, PredictError> {
         let ExecutionOptions { accumulate, arithmetic, memory } = self.options;
         let options = PredictOptions { step: run.step, mirroring: run.mirroring, accumulate, arithmetic };
-        Ok(Predictor::within(first.model(), options, memory)?.with_loaded_ahead(first, after))
+        Ok(Predictor::within(folds.model(), options, memory)?.with_folds(folds, after))
     }
 }
 

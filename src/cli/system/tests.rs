@@ -49,7 +49,7 @@ fn texts_that_say_nothing_are_no_limit() {
     assert_eq!(quota_of("50000"), None);
     assert_eq!(allowed_cpus("Name:\tcat\n"), None);
     assert_eq!(allowed_cpus("Cpus_allowed_list:\t0-x\n"), None);
-    assert_eq!(mem_available("MemTotal: 5 kB"), None);
+    assert_eq!(memory_field("MemTotal: 5 kB", "MemAvailable:"), None);
     assert_eq!(room("max\n", "5\n", "", "inactive_file"), None);
     let nowhere = System { root: "/nowhere/at/all" };
     assert_eq!(nowhere.available_memory(), None);
@@ -61,7 +61,7 @@ fn texts_that_say_nothing_are_no_limit() {
 fn numbers_are_read() {
     assert_eq!(quota_of("150000 100000\n"), Some(1.5));
     assert_eq!(allowed_cpus("Cpus_allowed:\tf\nCpus_allowed_list:\t0-3,8,10-11\n"), Some(7));
-    assert_eq!(mem_available("MemTotal: 9 kB\nMemAvailable:   12 kB\n"), Some(12 * 1024));
+    assert_eq!(memory_field("MemTotal: 9 kB\nMemAvailable:   12 kB\n", "MemAvailable:"), Some(12 * 1024));
     assert_eq!(room("1000\n", "700\n", "cache 5\ninactive_file 200\n", "inactive_file"), Some(500));
     assert_eq!(room("1000", "1200", "", "inactive_file"), Some(0));
 }
@@ -113,4 +113,18 @@ fn both_versions_may_be_mounted() {
     write(root.path(), "sys/fs/cgroup/memory/memory.stat", "inactive_file 9\ntotal_inactive_file 10\n");
     let system = System { root: root.path().to_str().unwrap() };
     assert_eq!((system.threads(), system.available_memory()), (2, Some(1010)));
+}
+
+#[test]
+fn limits_of_the_process_itself_count_what_is_reserved() {
+    let limits = "\
+Limit                     Soft Limit           Hard Limit           Units
+Max data size             1073741824           unlimited            bytes
+Max address space         unlimited            unlimited            bytes";
+    let status = "VmSize:\t  900000 kB\nVmData:\t  409600 kB\nRssAnon:\t  102400 kB\n";
+    let room = |limit, reserved| own_room(limits, limit, status, reserved);
+    // 1 GiB, less 100 MiB that were written to, less what is never written to.
+    assert_eq!(room("Max data size", "VmData:"), Some((1024 - 100 - 64) << 20));
+    assert_eq!(room("Max address space", "VmSize:"), None);
+    assert_eq!(own_room("", "Max data size", status, "VmData:"), None);
 }

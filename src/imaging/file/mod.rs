@@ -8,7 +8,7 @@ pub mod element;
 pub(crate) mod source;
 mod whole;
 
-pub use whole::{folder_of, write_whole};
+pub use whole::{Unpublished, abandon_unfinished, folder_of, is_left_behind, publish, write_whole};
 
 use super::geometry::{Matrix3, invert};
 use super::memory;
@@ -116,6 +116,18 @@ pub fn write_image<T: Element>(
     compression: Compression,
 ) -> Result<(), ImageError> {
     metaimage::write(path, &volume.data.view(), &volume.geometry, compression)
+}
+
+/// As [`write_image`], but not yet under its name.
+///
+/// # Errors
+/// As [`write_image`].
+pub fn write_unpublished_image<T: Element>(
+    path: &Path,
+    volume: &Volume<T>,
+    compression: Compression,
+) -> Result<Unpublished, ImageError> {
+    metaimage::write_unpublished(path, &volume.data.view(), &volume.geometry, compression)
 }
 
 /// Most bytes that the voxels of one image may take in memory, where they become float32: 4 GiB, or 1024 × 1024 × 1024.

@@ -16,7 +16,7 @@ use series::{DataFiles, Series};
 use std::io::{BufRead, Cursor, Seek};
 use std::path::Path;
 
-pub(super) use write::write;
+pub(super) use write::{write, write_unpublished};
 
 /// The scalar 3-D image in a `.mha` or `.mhd` file and the data files it names, relative to its own folder.
 ///

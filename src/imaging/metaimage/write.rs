@@ -1,7 +1,7 @@
 //! One `.mha` file, whole or not at all.
 
 use super::super::file::element::Element;
-use super::super::file::{Compression, DeclaredGrid, write_whole};
+use super::super::file::{Compression, DeclaredGrid, Unpublished, publish};
 use super::super::{Geometry, ImageError};
 use flate2::write::ZlibEncoder;
 use ndarray::ArrayView3;
@@ -24,12 +24,26 @@ pub fn write<T: Element>(
     geometry: &Geometry,
     compression: Compression,
 ) -> Result<(), ImageError> {
+    let file = write_unpublished(path, voxels, geometry, compression)?;
+    publish([file]).map_err(|(path, error)| ImageError::io(&path, error))
+}
+
+/// As [`write`], but not yet under its name.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_unpublished<T: Element>(
+    path: &Path,
+    voxels: &ArrayView3<'_, T>,
+    geometry: &Geometry,
+    compression: Compression,
+) -> Result<Unpublished, ImageError> {
     if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("mha")) {
         return Err(ImageError::unsupported(path, "images are written as .mha only"));
     }
     check(path, geometry, T::TYPE.bytes())?;
     let write_voxels = |to: &mut dyn Write| write_bytes(voxels, to);
-    write_whole(path, |file| match compression {
+    Unpublished::write(path, |file| match compression {
         Compression::None => {
             file.write_all(header::<T>(geometry, None).as_bytes())?;
             write_voxels(file)

@@ -1,28 +1,34 @@
-//! Weights of a model's folds, loaded and packed on another thread before they are needed.
+//! Weights of a model's folds, loaded and packed on another thread before they are needed, or kept from scan to scan.
 //!
-//! At most two folds are in memory: the one that computes and the one after it, which may be the next model's first.
+//! Unless they are kept at most two folds are in memory: the one that computes and the one after it, which may be the next
+//! model's first.
 
 use super::{PredictError, plan_of};
+use crate::imaging::memory::MemoryGauge;
 use crate::network::{Plan, Weights};
 use crate::nnunet::model_folder::{Fold, ModelFolder};
 use crate::ops::Arithmetic;
 use std::panic::resume_unwind;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
 
 type Loaded = Result<Weights, PredictError>;
 
-/// A model whose first fold can be loaded ahead, by whichever thread has the time.
-pub struct FirstFold<'m> {
+/// The folds of a model, whose weights are read when they are needed unless they were loaded ahead or kept.
+pub struct Folds<'m> {
     model: &'m ModelFolder,
     arithmetic: Arithmetic,
-    loaded: Mutex<Option<Loaded>>,
+    /// The first fold, loaded ahead by whichever thread had the time; taken once.
+    ahead: Mutex<Option<Loaded>>,
+    /// Weights that stay, by number.
+    kept: Mutex<Vec<Option<Arc<Weights>>>>,
 }
 
-impl<'m> FirstFold<'m> {
+impl<'m> Folds<'m> {
     /// Nothing is loaded yet.
     pub fn new(model: &'m ModelFolder, arithmetic: Arithmetic) -> Self {
-        Self { model, arithmetic, loaded: Mutex::new(None) }
+        let kept = Mutex::new(vec![None; model.folds.len()]);
+        Self { model, arithmetic, ahead: Mutex::new(None), kept }
     }
 
     /// The model.
@@ -30,45 +36,67 @@ impl<'m> FirstFold<'m> {
         self.model
     }
 
-    /// Loads and packs the fold, unless that was done; an error is kept for whoever uses the weights.
-    pub fn load(&self) {
-        self.lock().get_or_insert_with(|| self.read());
+    /// Loads and packs the first fold, unless that was done; an error is kept for whoever uses the weights.
+    pub fn load_ahead(&self) {
+        if lock(&self.kept)[0].is_none() {
+            lock(&self.ahead).get_or_insert_with(|| self.read(0));
+        }
     }
 
-    /// The weights, loaded now if they were not before.
-    pub(super) fn take(&self) -> Loaded {
-        let loaded = self.lock().take();
-        loaded.unwrap_or_else(|| self.read())
+    /// Loads and packs every fold once, and keeps as many as leave `reserve` bytes of memory available: how many.
+    ///
+    /// # Errors
+    /// If a fold cannot be loaded.
+    pub fn keep(&self, memory: MemoryGauge, reserve: u64) -> Result<usize, PredictError> {
+        let mut count = 0;
+        for number in 0..self.model.folds.len() {
+            let weights = self.read(number)?;
+            if memory.check("the weights of all folds", reserve.into()).is_ok() {
+                lock(&self.kept)[number] = Some(Arc::new(weights));
+                count += 1;
+            }
+        }
+        Ok(count)
     }
 
-    fn read(&self) -> Loaded {
-        read_fold(self.model, &plan_of(self.model)?, self.model.folds[0], self.arithmetic)
+    /// Lets go what was kept: whether that was anything.
+    pub fn release(&self) -> bool {
+        lock(&self.kept).iter_mut().filter_map(Option::take).count() > 0
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Loaded>> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The weights of fold `number`, loaded now if they were not before.
+    fn weights(&self, number: usize) -> Result<Arc<Weights>, PredictError> {
+        if let Some(weights) = &lock(&self.kept)[number] {
+            return Ok(Arc::clone(weights));
+        }
+        let ahead = if number == 0 { lock(&self.ahead).take() } else { None };
+        ahead.unwrap_or_else(|| self.read(number)).map(Arc::new)
+    }
+
+    fn read(&self, number: usize) -> Loaded {
+        read_fold(self.model, &plan_of(self.model)?, self.model.folds[number], self.arithmetic)
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// One fold's parameters, packed for the plan.
-pub(super) fn read_fold(model: &ModelFolder, plan: &Plan, fold: Fold, arithmetic: Arithmetic) -> Loaded {
+fn read_fold(model: &ModelFolder, plan: &Plan, fold: Fold, arithmetic: Arithmetic) -> Loaded {
     let tensors = model.load_fold(fold)?;
     Ok(Weights::pack(plan, tensors, model.configuration.network.norm_eps, arithmetic)?)
 }
 
 /// The folds of a model one after the other, each loaded while the one before it computes.
 pub(super) struct FoldQueue<'s, 'm> {
-    pub model: &'m ModelFolder,
-    pub plan: &'s Plan,
-    pub arithmetic: Arithmetic,
-    /// Taken instead of the first fold.
-    pub first: Option<&'s FirstFold<'m>>,
+    pub folds: &'s Folds<'m>,
     /// Loaded while the last fold computes.
-    pub after: Option<&'s FirstFold<'m>>,
+    pub after: Option<&'s Folds<'m>>,
 }
 
 /// A fold on its way.
-pub(super) type Loading<'scope> = ScopedJoinHandle<'scope, Loaded>;
+pub(super) type Loading<'scope> = ScopedJoinHandle<'scope, Result<Arc<Weights>, PredictError>>;
 
 impl<'s, 'm: 's> FoldQueue<'s, 'm> {
     /// The weights of fold `number`, which `loading` brings unless it is the first; the next one's begin to load.
@@ -77,21 +105,25 @@ impl<'s, 'm: 's> FoldQueue<'s, 'm> {
         number: usize,
         loading: &mut Option<Loading<'scope>>,
         scope: &'scope Scope<'scope, '_>,
-    ) -> Loaded
+    ) -> Result<Arc<Weights>, PredictError>
     where
         's: 'scope,
     {
-        let &Self { model, plan, arithmetic, first, after } = self;
-        let weights = match (loading.take(), first) {
-            (Some(loading), _) => loading.join().unwrap_or_else(|panic| resume_unwind(panic))?,
-            (None, Some(first)) => first.take()?,
-            (None, None) => read_fold(model, plan, model.folds[number], arithmetic)?,
+        let &Self { folds, after } = self;
+        let weights = match loading.take() {
+            Some(loading) => loading.join().unwrap_or_else(|panic| resume_unwind(panic))?,
+            None => folds.weights(number)?,
         };
-        if let Some(&fold) = model.folds.get(number + 1) {
-            *loading = Some(scope.spawn(move || read_fold(model, plan, fold, arithmetic)));
+        if number + 1 < folds.model.folds.len() {
+            *loading = Some(scope.spawn(move || folds.weights(number + 1)));
         } else if let Some(after) = after {
-            scope.spawn(|| after.load());
+            scope.spawn(|| after.load_ahead());
         }
         Ok(weights)
+    }
+
+    /// The first fold's weights.
+    pub fn first(&self) -> Result<Arc<Weights>, PredictError> {
+        self.folds.weights(0)
     }
 }

@@ -1,0 +1,221 @@
+//! Whether an output folder is what the platform and the evaluator take.
+//!
+//! Source: the platform takes exactly one `.mha` or `.tif` from an image folder and a JSON number from a file; the
+//! evaluator (picai_eval) takes each group of touching voxels above zero for one lesion with one confidence.
+
+use super::case::image_stem;
+use super::interface::Interface;
+use super::outputs::is_image;
+use super::{list, name_of};
+use crate::imaging::components::{Components, Connectivity};
+use crate::imaging::file::{is_left_behind, read_image};
+use crate::imaging::{Geometry, Volume, Voxels};
+use ndarray::Array3;
+use serde_json::Value;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// How far spacing and origin (in voxels) and direction may be off: the tolerance that ITK's filters use.
+const GEOMETRY_TOLERANCE: f64 = 1e-6;
+
+/// A rule that is broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What, expected, got.
+    pub what: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.what)
+    }
+}
+
+/// What an output folder holds, as far as it could be read.
+#[derive(Debug, Clone, Default)]
+pub struct Checked {
+    /// Every rule that is broken.
+    pub findings: Vec<Finding>,
+    /// File name (without ending) and detection map.
+    pub map: Option<(String, Volume<f32>)>,
+    /// Groups of touching voxels above zero.
+    pub lesions: usize,
+    /// The likelihood.
+    pub likelihood: Option<f64>,
+}
+
+/// Checks an output folder; with `scan`, the input's geometry, also that the map lies on its grid.
+pub fn validate(output: &Path, interface: &Interface, scan: Option<&Geometry>) -> Checked {
+    let mut checked = Checked::default();
+    checked.read_likelihood(&output.join(interface.output_number));
+    checked.find_left_behind(output);
+    let folder = output.join(interface.output_image);
+    if let Some(file) = checked.only_image(&folder)
+        && let Some(map) = checked.read_map(&file)
+    {
+        checked.check_values(&file, &map.data);
+        if let Some(scan) = scan {
+            checked.check_geometry(&file, &map.geometry, scan);
+        }
+        checked.map = Some((image_stem(&file).unwrap_or_default(), map));
+    }
+    checked
+}
+
+/// Adds to `got` how it differs from expected outputs: the maps' names and grids must be equal, values and likelihoods no
+/// further apart than `tolerance`. The largest difference of the values and that of the likelihoods, if there are both.
+pub fn compare(output: &Path, got: &mut Checked, expected: &Checked, tolerance: f64) -> Option<[f64; 2]> {
+    let Checked { map: Some((name, map)), likelihood: Some(likelihood), .. } = &*got else { return None };
+    let (Some((other_name, other)), Some(other_likelihood)) = (&expected.map, expected.likelihood) else {
+        return None;
+    };
+    let mut found = Vec::new();
+    if name != other_name {
+        found.push(format!("the image is named {name}, expected {other_name}"));
+    }
+    if map.geometry != other.geometry {
+        found.push(format!("the map's grid is {:?}, expected {:?}", map.geometry, other.geometry));
+    }
+    let apart = map.data.iter().zip(&other.data).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+    let differences = [apart, (likelihood - other_likelihood).abs()];
+    for (what, difference) in
+        ["the map's values differ", "the likelihood differs"].into_iter().zip(differences)
+    {
+        if difference > tolerance {
+            found.push(format!(
+                "{what} by {difference:.3e} from what is expected, at most {tolerance:e} is allowed"
+            ));
+        }
+    }
+    got.findings.extend(found.into_iter().map(|what| Finding { path: output.to_owned(), what }));
+    Some(differences)
+}
+
+impl Checked {
+    fn found(&mut self, path: &Path, what: impl Into<String>) {
+        self.findings.push(Finding { path: path.to_owned(), what: what.into() });
+    }
+
+    fn read_likelihood(&mut self, file: &Path) {
+        let text = match fs::read(file) {
+            Ok(text) => text,
+            Err(error) => return self.found(file, error.to_string()),
+        };
+        match serde_json::from_slice::<Value>(&text) {
+            Err(error) => self.found(file, format!("expected a bare JSON number: {error}")),
+            Ok(value) => match value.as_f64() {
+                Some(number) => {
+                    if !(0.0..=1.0).contains(&number) {
+                        self.found(file, format!("likelihood is {number}, expected 0 to 1"));
+                    }
+                    self.likelihood = Some(number);
+                }
+                None => self.found(file, "expected a bare JSON number, got another JSON value"),
+            },
+        }
+    }
+
+    fn find_left_behind(&mut self, folder: &Path) {
+        for path in entries(folder).unwrap_or_default() {
+            if is_left_behind(&path) {
+                self.found(&path, "half-written, expected no such file");
+            } else if path.is_dir() && !path.is_symlink() {
+                self.find_left_behind(&path);
+            }
+        }
+    }
+
+    fn only_image(&mut self, folder: &Path) -> Option<PathBuf> {
+        let mut images = match entries(folder) {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.found(folder, error.to_string());
+                return None;
+            }
+        };
+        images.retain(|path| is_image(path) && !is_left_behind(path));
+        images.sort();
+        if images.len() != 1 {
+            let names: Vec<_> = images.iter().map(|path| name_of(path)).collect();
+            let names = if names.is_empty() { String::new() } else { format!(" ({})", list(&names)) };
+            self.found(folder, format!("holds {} images{names}, expected exactly one", images.len()));
+            return None;
+        }
+        images.pop()
+    }
+
+    fn read_map(&mut self, file: &Path) -> Option<Volume<f32>> {
+        if !name_of(file).to_ascii_lowercase().ends_with(".mha") {
+            self.found(file, "expected a .mha file");
+            return None;
+        }
+        match read_image(file) {
+            Ok(image) => {
+                if !matches!(image.voxels, Voxels::F32(_)) {
+                    let what = format!("voxels are {}, expected float32", image.voxels.type_name());
+                    self.found(file, what);
+                }
+                Some(image.into_f32_volume())
+            }
+            Err(error) => {
+                let what = error.to_string();
+                let what = what.strip_prefix(&format!("{}: ", file.display())).unwrap_or(&what);
+                self.found(file, what);
+                None
+            }
+        }
+    }
+
+    fn check_values(&mut self, file: &Path, map: &Array3<f32>) {
+        if let Some(((z, y, x), value)) = map.indexed_iter().find(|(_, v)| !(0.0..=1.0).contains(*v)) {
+            let voxel = [x, y, z];
+            self.found(file, format!("voxel (x, y, z) = {voxel:?} is {value}, expected 0 to 1"));
+        }
+        let lesions = Components::find(map, Connectivity::Corners, |&v| v > 0.0);
+        self.lesions = lesions.count();
+        let mut values = vec![None; lesions.count()];
+        for run in &lesions.runs {
+            let of_lesion = &mut values[run.label as usize - 1];
+            for x in run.start..run.stop {
+                let value = map[(run.z, run.y, x)];
+                let first: f32 = *of_lesion.get_or_insert(value);
+                if value != first {
+                    let voxel = [x, run.y, run.z];
+                    self.found(file, format!(
+                        "voxel (x, y, z) = {voxel:?} is {value}, expected {first} as in the rest of its lesion: one constant value per lesion"
+                    ));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn check_geometry(&mut self, file: &Path, map: &Geometry, scan: &Geometry) {
+        if map.shape != scan.shape {
+            let (got, expected) = (map.size_xyz(), scan.size_xyz());
+            self.found(file, format!("size is {got:?} (x, y, z), expected the scan's {expected:?}"));
+        }
+        let [spacing, origin] = [map.spacing_xyz(), map.origin];
+        let unit = scan.spacing_xyz();
+        let far =
+            |a: &[f64; 3], b: &[f64; 3]| (0..3).any(|i| (a[i] - b[i]).abs() > GEOMETRY_TOLERANCE * unit[i]);
+        if far(&spacing, &unit) {
+            self.found(file, format!("spacing is {spacing:?} mm (x, y, z), expected the scan's {unit:?}"));
+        }
+        if far(&origin, &scan.origin) {
+            self.found(file, format!("origin is {origin:?} mm, expected the scan's {:?}", scan.origin));
+        }
+        let (got, expected) = (map.direction, scan.direction);
+        let pairs = got.as_flattened().iter().zip(expected.as_flattened());
+        if pairs.into_iter().any(|(a, b)| (a - b).abs() > GEOMETRY_TOLERANCE) {
+            self.found(file, format!("direction is {got:?}, expected the scan's {expected:?}"));
+        }
+    }
+}
+
+fn entries(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
+}

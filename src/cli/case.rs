@@ -1,0 +1,110 @@
+//! One case, from the input folder to the output folder, and what it takes to run any.
+
+use super::args::CaseArgs;
+use super::progress::Progress;
+use super::system::HERE;
+use super::{interrupt, weights};
+use anyhow::Context;
+use indicatif::MultiProgress;
+use pdac_cascade::challenge::{Case, OutputError, Outputs, PANORAMA};
+use pdac_cascade::imaging::file::write_whole;
+use pdac_cascade::imaging::{MemoryGauge, Volume};
+use pdac_cascade::nnunet::predictor::PredictError;
+use pdac_cascade::ops::{Arithmetic, Precision};
+use pdac_cascade::pipeline::panorama::ExecutionOptions;
+use pdac_cascade::pipeline::{Detection, Observer, Panorama, PanoramaRun, PipelineError};
+use pdac_cascade::report::overlay::{Window, draw_overlay};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+/// How this processor is used.
+pub fn execution_options(args: &CaseArgs) -> anyhow::Result<ExecutionOptions> {
+    let arithmetic = arithmetic(args)?;
+    let threads = args.threads.map_or_else(|| HERE.threads(), usize::from);
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    let available_mb = HERE.available_memory().map(|bytes| bytes / 1_000_000);
+    tracing::info!(threads, %arithmetic, available_mb, "computing on the CPU");
+    let memory = MemoryGauge::new(|| HERE.available_memory());
+    Ok(ExecutionOptions { accumulate: args.accumulate.into(), arithmetic, memory })
+}
+
+/// The arithmetic asked for, if this processor has it.
+fn arithmetic(args: &CaseArgs) -> anyhow::Result<Arithmetic> {
+    let asked = Precision::from(args.precision);
+    let arithmetic = Arithmetic::new(args.cpu_isa.map(Into::into), asked).context("--cpu-isa")?;
+    if arithmetic.precision() != asked {
+        tracing::warn!(
+            "--precision {asked}: {} has no such products, computing in float32",
+            arithmetic.isa()
+        );
+    }
+    Ok(arithmetic)
+}
+
+/// The cascade with its models checked, their weights not yet read.
+pub fn open_cascade(args: &CaseArgs) -> Result<Panorama, PipelineError> {
+    let recipe = weights::find_recipe(&args.weights)?;
+    tracing::info!(recipe = %recipe.display(), "models");
+    let cascade = Panorama::open(&recipe)?;
+    if let Some(note) = cascade.note() {
+        tracing::warn!("{note}");
+    }
+    Ok(cascade)
+}
+
+/// Runs the cascade on the case that the input folder holds.
+pub fn run_case(
+    cascade: &PanoramaRun<'_>,
+    case: &Case,
+    outputs: &Outputs,
+    overlay: Option<&Path>,
+    progress: &Progress<'_>,
+) -> anyhow::Result<()> {
+    progress.stage("read");
+    let ExecutionOptions { arithmetic, memory, .. } = cascade.options();
+    let ct = thread::scope(|scope| {
+        scope.spawn(|| cascade.load_first_weights());
+        case.read_within(memory)
+    })?;
+    stop_if_requested()?;
+    tracing::info!(image = %case.image.display(), size_xyz = ?ct.geometry.size_xyz(), spacing_mm_xyz = ?ct.geometry.spacing_xyz());
+    let ct = Arc::new(ct);
+    let for_overlay = overlay.map(|file| (file, Arc::clone(&ct)));
+    let detection = cascade.run(ct, progress)?;
+    stop_if_requested()?;
+    progress.stage("write");
+    outputs.write(&case.stem, &detection.map, detection.likelihood)?;
+    if let Some((file, ct)) = &for_overlay {
+        write_overlay(file, ct, &detection)?;
+    }
+    progress.summarise();
+    let Detection { likelihood, candidates, .. } = detection;
+    let threads = rayon::current_num_threads();
+    tracing::info!(likelihood, candidates, threads, %arithmetic, "done");
+    Ok(())
+}
+
+/// Finds the case and makes room for its outputs: everything that can fail cheaply, before the work starts.
+pub fn find_case(args: &CaseArgs) -> anyhow::Result<(Case, Outputs)> {
+    let outputs = Outputs::prepare(&args.output, &PANORAMA)?;
+    let case = Case::find(&args.input, &PANORAMA)?;
+    Ok((case, outputs))
+}
+
+/// A view of the progress, whose first stage has begun.
+pub fn begin(bars: &MultiProgress) -> Progress<'_> {
+    let progress = Progress::new(bars);
+    progress.stage("prepare");
+    progress
+}
+
+fn stop_if_requested() -> Result<(), PipelineError> {
+    if interrupt::requested() { Err(PredictError::Interrupted.into()) } else { Ok(()) }
+}
+
+fn write_overlay(file: &Path, ct: &Volume<f32>, detection: &Detection) -> anyhow::Result<()> {
+    let png = draw_overlay(ct, &detection.map, Window::default())?.encode_png()?;
+    let written = write_whole(file, |to| to.write_all(&png));
+    Ok(written.map_err(|source| OutputError::Io { path: file.to_owned(), source })?)
+}
