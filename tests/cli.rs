@@ -301,6 +301,98 @@ fn the_picture_replaces_nothing_but_pictures() {
 }
 
 #[test]
+fn the_platforms_list_says_where_the_inputs_are() {
+    let desk = Desk::with_scan(&dull_scan([4, 20, 22], [9.0, 4.5, 4.5]));
+    fs::rename(desk.images(), desk.input().join("images/elsewhere")).unwrap();
+    desk.refuses(&[], 3, &["images/venous-ct: no such folder; PANORAMA expects one image there"]);
+    let list = |slug: &str, path: &str| {
+        let entry =
+            |slug: &str, path: &str| serde_json::json!({"socket": {"slug": slug, "relative_path": path}});
+        let list = [entry("report", "report.json"), entry(slug, path)];
+        fs::write(desk.input().join("inputs.json"), serde_json::json!(list).to_string()).unwrap();
+    };
+    list("arterial-phase-ct-scan", "images/elsewhere");
+    desk.refuses(&[], 3, &["no such folder", "inputs.json names: report, arterial-phase-ct-scan"]);
+    list("venous-phase-ct-scan", "../elsewhere");
+    desk.refuses(&[], 3, &["inputs.json: relative_path of venous-phase-ct-scan is \"../elsewhere\""]);
+    list("venous-phase-ct-scan", "images/elsewhere");
+    let done = desk.run(&[]);
+    let log = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success(), "{log}");
+    assert!(log.contains("inputs that are not asked for are ignored: report"), "{log}");
+    assert_eq!(desk.map("scan").geometry.shape, [4, 20, 22]);
+    list("venous-phase-ct-scan", "images/elsewhere/scan.mha");
+    assert!(desk.run(&[]).status.success(), "the list may name the file");
+}
+
+#[test]
+fn clinical_information_is_checked_and_no_reason_to_lose_a_case() {
+    let desk = Desk::with_scan(&dull_scan([4, 20, 22], [9.0, 4.5, 4.5]));
+    let file = desk.input().join("clinical-information-pancreatic-ct.json");
+    let log = || {
+        let done = desk.run(&[]);
+        let log = String::from_utf8(done.stderr).unwrap();
+        assert!(done.status.success(), "{log}");
+        log
+    };
+    assert!(log().contains("clinical_information=false"));
+    fs::write(&file, r#"{"age": null, "sex": null, "study_date": null, "scanner": null}"#).unwrap();
+    assert!(log().contains("clinical_information=true"));
+    fs::write(&file, r#"{"age": 42, "sex": "F"}"#).unwrap();
+    let log = log();
+    let warning = "clinical-information-pancreatic-ct.json: age: expected three digits and D, W, M or Y, such as \"042Y\" or null, got a number; going on without";
+    assert!(log.contains(warning), "{log}");
+}
+
+#[test]
+fn outputs_of_earlier_cases_are_removed() {
+    let desk = Desk::with_scan(&dull_scan([4, 20, 22], [9.0, 4.5, 4.5]));
+    let images = desk.output().join(MAP);
+    fs::create_dir_all(&images).unwrap();
+    for name in ["earlier.mha", "other.tif", ".writing-killed", "notes.txt"] {
+        fs::write(images.join(name), "").unwrap();
+    }
+    fs::write(desk.output().join(".writing-killed"), "").unwrap();
+    assert!(desk.run(&[]).status.success());
+    let mut names: Vec<_> = fs::read_dir(&images).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["notes.txt", "scan.mha"]);
+    assert!(!desk.output().join(".writing-killed").exists());
+}
+
+#[test]
+fn validate_says_what_the_outputs_are_and_what_they_break() {
+    let validate = |output: &Path, more: &[&str]| {
+        let done = program().args(["validate", "--output"]).arg(output).args(more).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (done.status.code(), text(done.stdout), text(done.stderr))
+    };
+    let (code, out, _) =
+        validate(Path::new("test_output"), &["--input", "test_input", "--expected", "test_output"]);
+    assert_eq!(code, Some(0), "{out}");
+    assert!(
+        out.starts_with("detection map phantom-venous-ct: [96, 72, 44] voxels (x, y, z), 1 lesions\n"),
+        "{out}"
+    );
+    assert!(out.ends_with("map 0.000e0, likelihood 0.000e0\nvalid\n"), "{out}");
+
+    let desk = Desk::with_scan(&dull_scan([4, 20, 22], [9.0, 4.5, 4.5]));
+    assert!(desk.run(&[]).status.success());
+    fs::write(desk.output().join("pdac-likelihood.json"), "NaN").unwrap();
+    let (code, out, err) = validate(&desk.output(), &["--input", "test_input"]);
+    assert_eq!(code, Some(7), "{out}{err}");
+    assert_eq!(out.matches("broken: ").count(), 4, "likelihood, size, spacing, origin: {out}");
+    assert!(
+        err.contains("pdac-likelihood.json: expected a bare JSON number") && err.contains("(and 3 more)"),
+        "{err}"
+    );
+    let (code, _, err) = validate(&desk.output(), &["--expected", "/nowhere"]);
+    assert_eq!(code, Some(7), "{err}");
+    assert!(err.contains("/nowhere"), "{err}");
+    assert_eq!(validate(&desk.output(), &["--input", "/nowhere"]).0, Some(3));
+}
+
+#[test]
 fn a_failing_case_leaves_no_outputs_of_an_earlier_one() {
     let desk = Desk::with_scan(&dull_scan([4, 20, 22], [9.0, 4.5, 4.5]));
     assert!(desk.run(&[]).status.success());
