@@ -120,7 +120,7 @@ fn each_broken_rule_is_named() {
                 d.write(
                     map(),
                     Geometry { direction: [[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], ..grid() },
-                )
+                );
             },
             "direction is [[-1.0,",
         ),
