@@ -4,7 +4,7 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`challenge`] | the platform's contract: where inputs and outputs lie |
+//! | [`challenge`] | the platform's contract: where inputs and outputs lie, the outputs' rules, the HTTP interface |
 //! | [`pipeline`] | one file per published system, and the recipe that configures it |
 //! | [`detection`] | lesion candidates and the detection map |
 //! | [`report`] | figures for people |

@@ -152,15 +152,51 @@ fn weights_loaded_ahead_give_the_same_bits() {
     assert_eq!(bits(&next, &scan), alone);
 }
 
-/// A fold that cannot be loaded is an error when its turn comes, not before.
 #[test]
-fn errors_of_weights_loaded_ahead_come_in_their_turn() {
+fn kept_weights_give_the_same_bits_and_leave_the_memory_asked_for() {
+    let model = open(&model_path());
+    let scan = scan(&model, [24, 32, 60]);
+    let alone = bits(&Predictor::new(&model, options()).unwrap(), &scan);
+    let folds = Folds::new(&model, Arithmetic::detect());
+    let memory = MemoryGauge::new(|| Some(1000));
+    assert_eq!(folds.keep(memory, 1001).unwrap(), 0);
+    assert!(!folds.release());
+    assert_eq!(folds.keep(memory, 1000).unwrap(), 2);
+    let predictor = || Predictor::new(&model, options()).unwrap().with_folds(&folds, None);
+    predictor().warm_up().unwrap();
+    for _ in 0..2 {
+        assert_eq!(bits(&predictor(), &scan), alone);
+    }
+    assert!(folds.release());
+    assert!(!folds.release());
+    assert_eq!(bits(&predictor(), &scan), alone, "loaded again");
+}
+
+/// A copy of the model that a test may spoil.
+fn copied_model() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in ["dataset.json", "plans.json", "fold_0/checkpoint_final.pth", "fold_1/checkpoint_final.pth"] {
         let to = folder.path().join(name);
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::copy(model_path().join(name), to).unwrap();
     }
+    folder
+}
+
+#[test]
+fn every_fold_must_be_readable_to_be_kept() {
+    let folder = copied_model();
+    let model = open(folder.path());
+    fs::remove_file(folder.path().join("fold_1/checkpoint_final.pth")).unwrap();
+    let folds = Folds::new(&model, Arithmetic::detect());
+    let error = folds.keep(MemoryGauge::UNLIMITED, 0).unwrap_err();
+    assert!(error.to_string().contains("fold_1"), "{error}");
+}
+
+/// A fold that cannot be loaded is an error when its turn comes, not before.
+#[test]
+fn errors_of_weights_loaded_ahead_come_in_their_turn() {
+    let folder = copied_model();
     let model = open(folder.path());
     let scan = scan(&model, [24, 32, 60]);
     let broken = Folds::new(&model, Arithmetic::detect());

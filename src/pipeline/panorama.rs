@@ -7,6 +7,7 @@ use super::recipe::{IfNoPancreas, ModelRun, PanoramaRecipe};
 use super::roi::{corners, region_of_interest};
 use super::{Observer, PipelineError, Recipe};
 use crate::detection::{LesionCandidates, extract_lesion_candidates};
+use crate::imaging::memory::bytes;
 use crate::imaging::morphology::dilate_cube;
 use crate::imaging::resampling::itk_resample_to_spacing;
 use crate::imaging::{Geometry, MemoryGauge, Volume};
@@ -224,11 +225,22 @@ impl PanoramaRun<'_> {
             folds.kept += model.keep(memory, reserve)?;
             folds.all += model.model().folds.len();
         }
+        match self.warm_up() {
+            Err(PredictError::Memory(_)) if self.release_weights() => {
+                folds.kept = 0;
+                self.warm_up()?;
+            }
+            done => done?,
+        }
+        Ok(folds)
+    }
+
+    fn warm_up(&self) -> Result<(), PredictError> {
         let PanoramaRecipe { pancreas, lesion, .. } = &self.cascade.recipe;
         for (folds, run) in [(&self.pancreas, &pancreas.model), (&self.lesion, &lesion.model)] {
             self.predictor(folds, run, None)?.warm_up()?;
         }
-        Ok(folds)
+        Ok(())
     }
 
     /// Lets go the weights that [`PanoramaRun::get_ready`] kept: whether there were any.
@@ -252,7 +264,8 @@ impl PanoramaRun<'_> {
             }
             (None, IfNoPancreas::ZeroMap) => {
                 tracing::warn!("no pancreas found: the detection map is all zero and the likelihood 0");
-                let map = Volume::new(Array3::zeros(geometry.shape), geometry);
+                drop(ct);
+                let map = self.empty_map(&geometry)?;
                 return Ok(Detection { map, likelihood: 0.0, candidates: 0, roi: None });
             }
         };
@@ -264,14 +277,20 @@ impl PanoramaRun<'_> {
         let segmentation = self.segment_lesion(region, observer)?;
         observer.stage("candidates");
         let candidates = self.cascade.extract_candidates(segmentation)?;
-        let mut map = Array3::zeros(geometry.shape);
-        map.slice_mut(slice_of(&roi)).assign(&candidates.detection_map);
+        let mut map = self.empty_map(&geometry)?;
+        map.data.slice_mut(slice_of(&roi)).assign(&candidates.detection_map);
         Ok(Detection {
-            map: Volume::new(map, geometry),
+            map,
             likelihood: candidates.likelihood(),
             candidates: candidates.confidences.len(),
             roi: Some(roi),
         })
+    }
+
+    /// A detection map without lesions, if there is the memory for it.
+    fn empty_map(&self, geometry: &Geometry) -> Result<Volume<f32>, PredictError> {
+        self.options.memory.check("the detection map's voxels", bytes(&geometry.shape, size_of::<f32>()))?;
+        Ok(Volume::new(Array3::zeros(geometry.shape), *geometry))
     }
 
     fn locate_pancreas(
