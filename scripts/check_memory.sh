@@ -5,8 +5,9 @@
 #   Valgrind          AVX2 and plain Rust in uninstrumented code; reads of uninitialised memory too
 # Each is skipped where it is not installed; ends with 1 if one finds something or if none could run.
 # usage: scripts/check_memory.sh [asan] [miri] [valgrind]     (default: all three)
+# shellcheck disable=SC2329 # the checkers are called by their names
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 
 tests=(--test ops_smallest --test ops --test amx_emulation)
 host=$(rustc -vV | sed -n 's/^host: //p')
