@@ -233,7 +233,14 @@ fn the_environment_chooses_between_run_and_serve() {
         command
     };
     for method in ["exec", ""] {
-        assert!(bare(method).status().unwrap().success());
+        let done = bare(method).output().unwrap();
+        assert!(done.status.success());
+        let [log, warnings] = [done.stdout, done.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert!(
+            log.lines().all(|line| line.starts_with(" INFO ")) && log.contains("done likelihood"),
+            "{log}"
+        );
+        assert!(warnings.lines().all(|line| line.starts_with(" WARN ")), "{warnings}");
         assert_eq!(desk.outputs(), ["pdac-likelihood.json", "scan.mha"]);
     }
     let wrong = bare("both").output().unwrap();
@@ -247,11 +254,12 @@ fn the_environment_chooses_between_run_and_serve() {
     assert!(named.env("PDAC_CASCADE_API_METHOD", "invoke").status().unwrap().success());
 
     // On the platform's port, which another server on this machine may have.
-    let mut child = bare("invoke").spawn().unwrap();
-    let mut first = String::new();
-    BufReader::new(child.stderr.take().unwrap()).read_line(&mut first).unwrap();
-    assert!(first.contains("0.0.0.0:4743"), "{first}");
+    let mut child = bare("invoke").stdout(Stdio::piped()).spawn().unwrap();
+    sleep(Duration::from_millis(500));
     terminate(&mut child);
+    let Output { stdout, stderr, .. } = child.wait_with_output().unwrap();
+    let log = String::from_utf8([stdout, stderr].concat()).unwrap();
+    assert!(log.lines().next().unwrap().contains("0.0.0.0:4743"), "{log}");
 }
 
 #[test]

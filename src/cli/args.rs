@@ -25,7 +25,8 @@ const EXIT_CODES: &str = "Exit codes:
 
 /// Finds pancreatic ductal adenocarcinoma in contrast-enhanced CT with a cascade of 3-D U-Nets.
 ///
-/// Without a command, `run`, or `serve` where the environment variable PDAC_CASCADE_API_METHOD is `invoke`. The weights shipped with the program are demonstration weights trained on synthetic
+/// Without a command, `run`, or `serve` where the environment variable PDAC_CASCADE_API_METHOD is `invoke`. The log goes to
+/// standard error; where that variable is set, lines that are no warnings go to standard output. The weights shipped with the program are demonstration weights trained on synthetic
 /// phantoms: unfit for patients.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, after_long_help = EXIT_CODES)]
@@ -111,7 +112,7 @@ pub struct LoggingArgs {
     /// Say nothing but warnings and errors.
     #[arg(long, short)]
     pub quiet: bool,
-    /// Form of the log lines on standard error.
+    /// Form of the log lines.
     #[arg(long, value_enum, value_name = "FORM", default_value_t = LogForm::Text)]
     pub log: LogForm,
 }
@@ -230,6 +231,11 @@ impl Command {
             Self::Serve(args) => Some(&args.case.logging),
             Self::Validate(_) | Self::Inspect(_) => None,
         }
+    }
+
+    /// Whether the platform calls it; its standard output then is a log and nothing else.
+    pub fn is_for_platform(&self) -> bool {
+        self.logging().is_some()
     }
 
     /// Form of the log lines.

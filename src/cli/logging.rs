@@ -1,9 +1,10 @@
-//! Log lines on standard error, which make way for progress bars.
+//! Log lines, which make way for progress bars.
 
 use super::args::LogForm;
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
+use tracing::{Level, Metadata};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -12,20 +13,38 @@ const LONGEST_LINE: usize = 1 << 14;
 /// Bytes at the end of a line that are kept in any case.
 const LINE_END: usize = 256;
 
-/// Standard error shared with progress bars.
+/// Where lines go that are neither warnings nor errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Informative {
+    /// Standard output: the platform takes every line on standard error for a warning.
+    Stdout,
+    /// Standard error, as the others.
+    Stderr,
+}
+
+/// Standard error (and output) shared with progress bars.
 #[derive(Clone)]
-struct BesideBars(MultiProgress);
+struct BesideBars {
+    bars: MultiProgress,
+    informative: Informative,
+    /// What the line at hand is.
+    warning: bool,
+}
 
 impl Write for BesideBars {
     /// A log that nobody can read is no reason to lose a case: failures are passed over.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let line = shortened(bytes);
-        let _failed = self.0.suspend(|| io::stderr().write_all(&line));
+        let _failed = self.bars.suspend(|| match self.informative {
+            Informative::Stdout if !self.warning => io::stdout().write_all(&line),
+            _ => io::stderr().write_all(&line),
+        });
         Ok(bytes.len())
     }
 
+    /// Nothing is kept: lines end in a newline, at which standard output is flushed.
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 
@@ -46,10 +65,14 @@ impl MakeWriter<'_> for BesideBars {
     fn make_writer(&self) -> Self {
         self.clone()
     }
+
+    fn make_writer_for(&self, line: &Metadata<'_>) -> Self {
+        Self { warning: *line.level() <= Level::WARN, ..self.clone() }
+    }
 }
 
 /// Installs the log; returns where progress bars are to be drawn (nowhere, unless on a terminal).
-pub fn start(form: LogForm, quiet: bool) -> MultiProgress {
+pub fn start(form: LogForm, quiet: bool, informative: Informative) -> MultiProgress {
     let terminal = io::stderr().is_terminal();
     let target = if terminal && !quiet && form == LogForm::Text {
         ProgressDrawTarget::stderr()
@@ -58,11 +81,12 @@ pub fn start(form: LogForm, quiet: bool) -> MultiProgress {
     };
     let bars = MultiProgress::with_draw_target(target);
     let level = if quiet { LevelFilter::WARN } else { LevelFilter::INFO };
+    let writer = BesideBars { bars: bars.clone(), informative, warning: true };
     let log = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)
         .log_internal_errors(false)
-        .with_writer(BesideBars(bars.clone()));
+        .with_writer(writer);
     match form {
         LogForm::Text => log.without_time().with_ansi(terminal).init(),
         LogForm::Json => log.json().flatten_event(true).init(),

@@ -17,6 +17,7 @@ mod weights;
 use args::{API_METHOD, Cli, Command};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use logging::Informative;
 use std::process::ExitCode;
 
 /// Parses the arguments, runs the command and turns its error into an exit code.
@@ -26,7 +27,12 @@ pub fn main() -> ExitCode {
     let command = Cli::parse()
         .into_command(api_method.as_deref())
         .unwrap_or_else(|error| Cli::command().error(ErrorKind::ValueValidation, error).exit());
-    let bars = logging::start(command.log(), command.quiet());
+    let informative = if api_method.is_some() && command.is_for_platform() {
+        Informative::Stdout
+    } else {
+        Informative::Stderr
+    };
+    let bars = logging::start(command.log(), command.quiet(), informative);
     let done = match command {
         Command::Run(args) => run::run(&args, &bars),
         Command::Serve(args) => serve::serve(&args, &bars),
