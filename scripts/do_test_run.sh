@@ -22,7 +22,7 @@ clean_up() {
     remove_containers
     # The outputs belong to the image's user.
     "$DOCKER" run --rm --platform=linux/amd64 --network none --user 0 --volume "$output:/output" --entrypoint /bin/sh "$IMAGE" \
-        -c 'chmod -R -f a+rwX /output' || true
+        -c 'chmod -R -f a+rwX /output/images /output/pdac-likelihood.json' || true
 }
 
 serve_case() {
@@ -38,7 +38,11 @@ if [ "${SKIP_BUILD:-0}" != 1 ]; then
 fi
 method=$("$DOCKER" image inspect --format '{{index .Config.Labels "org.grand-challenge.api-method"}}' "$IMAGE")
 
-rm -rf "$output/images" "$output/pdac-likelihood.json"
+if [ "$output" = "$input" ]; then
+    echo "do_test_run.sh: OUTPUT is $output, expected another folder than INPUT" >&2
+    exit 2
+fi
+rm -rf "$output/images/pdac-detection-map" "$output/pdac-likelihood.json"
 mkdir -p "$output"
 chmod a+rwx "$output"
 trap clean_up EXIT

@@ -361,6 +361,45 @@ fn outputs_of_earlier_cases_are_removed() {
 }
 
 #[test]
+fn folders_in_the_place_of_outputs_are_removed_if_they_are_empty() {
+    let desk = Desk::with_scan(&dull_scan([4, 20, 22], [9.0, 4.5, 4.5]));
+    let folder = desk.output().join(MAP).join("scan.mha");
+    fs::create_dir_all(&folder).unwrap();
+    fs::create_dir(desk.output().join("pdac-likelihood.json")).unwrap();
+    assert!(desk.run(&[]).status.success());
+    let full = desk.output().join(MAP).join("other.mha");
+    fs::create_dir_all(full.join("more")).unwrap();
+    let done = desk.run(&[]);
+    let log = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(4), "{log}");
+    assert!(log.contains("other.mha: an earlier output cannot be removed: Directory not empty"), "{log}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_scan_may_have_any_name() {
+    use std::os::unix::ffi::OsStringExt;
+    let scan = dull_scan([4, 20, 22], [9.0, 4.5, 4.5]);
+    for name in [
+        [vec![0xff; 84], b".mha".to_vec()].concat(),
+        b"a\nERROR b\x1b[31m.mha".to_vec(),
+        [vec![b'x'; 251], b".mha".to_vec()].concat(),
+    ] {
+        let desk = Desk::with_scan(&scan);
+        let name = std::ffi::OsString::from_vec(name);
+        fs::rename(desk.images().join("scan.mha"), desk.images().join(&name)).unwrap();
+        let done = desk.run(&[]);
+        let log = String::from_utf8(done.stderr).unwrap();
+        assert!(done.status.success(), "{log}");
+        assert!(
+            log.lines().all(|l| l.starts_with(" INFO") || l.starts_with(" WARN")) && !log.contains('\x1b'),
+            "{log}"
+        );
+        assert_eq!(fs::read_dir(desk.output().join(MAP)).unwrap().count(), 1);
+    }
+}
+
+#[test]
 fn validate_says_what_the_outputs_are_and_what_they_break() {
     let validate = |output: &Path, more: &[&str]| {
         let done = program().args(["validate", "--output"]).arg(output).args(more).output().unwrap();
@@ -371,7 +410,7 @@ fn validate_says_what_the_outputs_are_and_what_they_break() {
         validate(Path::new("test_output"), &["--input", "test_input", "--expected", "test_output"]);
     assert_eq!(code, Some(0), "{out}");
     assert!(
-        out.starts_with("detection map phantom-venous-ct: [96, 72, 44] voxels (x, y, z), 1 lesions\n"),
+        out.starts_with("detection map phantom-venous-ct: [96, 72, 44] voxels (x, y, z), lesions: 1\n"),
         "{out}"
     );
     assert!(out.ends_with("map 0.000e0, likelihood 0.000e0\nvalid\n"), "{out}");

@@ -208,6 +208,100 @@ fn a_signal_in_the_middle_of_a_case_ends_it_with_nothing_half_written() {
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 503 "), "{answer}");
 }
 
+/// The moment that matters: the map's temporary file is there, the outputs are not yet. The second signal ends the program then
+/// and there.
+#[test]
+fn signals_while_outputs_are_written_leave_all_or_none() {
+    let desk = Desk::new();
+    desk.put_dull("scan.mha", [256, 256, 256], [0.5; 3]);
+    let images = desk.path("out").join(MAP);
+    let writing = || {
+        let names = fs::read_dir(&images).into_iter().flatten().flatten().map(|e| e.file_name());
+        names.into_iter().any(|name| name.to_string_lossy().starts_with(".writing-"))
+    };
+    let mut interrupted = 0;
+    for pause in [0, 0, 5, 20, 40, 80] {
+        let mut child = desk.command(&["run", "--quiet"]).spawn().unwrap();
+        while child.try_wait().unwrap().is_none() && !writing() {
+            sleep(Duration::from_millis(1));
+        }
+        sleep(Duration::from_millis(pause));
+        let kill = format!("kill {0}; sleep 0.002; kill {0}", child.id());
+        let _ended_before = Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status().unwrap();
+        let code = child.wait().unwrap().code();
+        assert!(matches!(code, Some(0 | 130)), "{code:?}");
+        let outputs = desk.outputs();
+        assert!(outputs.is_empty() || outputs == ["pdac-likelihood.json", "scan.mha"], "{outputs:?}");
+        assert!(code == Some(130) || !outputs.is_empty());
+        interrupted += usize::from(outputs.is_empty());
+    }
+    assert!(interrupted > 0, "no signal came in time");
+}
+
+/// A second signal does not wait.
+#[test]
+fn a_second_signal_ends_the_program_at_once() {
+    let desk = Desk::new();
+    // A low-resolution tile of this takes longer than the signals.
+    desk.put_dull("scan.mha", [200, 256, 256], [9.0, 4.5, 4.5]);
+    let mut child =
+        desk.command(&["run", "--quiet", "--threads", "1", "--cpu-isa", "portable"]).spawn().unwrap();
+    sleep(Duration::from_millis(600));
+    let started = Instant::now();
+    for _ in 0..2 {
+        assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        sleep(Duration::from_millis(50));
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+    assert_eq!(desk.outputs(), [""; 0]);
+}
+
+/// A log that nobody reads stops the program's threads, but not the signal.
+#[test]
+fn a_signal_is_followed_while_the_log_is_stuck() {
+    let desk = Desk::new();
+    desk.put("ruined.mha", b"nothing");
+    let mut command = desk.command(&["serve", "--host", "127.0.0.1", "--port", "0"]);
+    let mut child = command.spawn().unwrap();
+    let mut first = String::new();
+    let mut log = BufReader::with_capacity(64, child.stderr.take().unwrap());
+    log.read_line(&mut first).unwrap();
+    let address = first.trim().strip_prefix("INFO listening address=").unwrap().to_owned();
+    let invoke = || -> std::io::Result<()> {
+        let mut stream = TcpStream::connect(&address)?;
+        stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+        write!(stream, "POST /invoke HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")?;
+        stream.read_to_string(&mut String::new()).map(drop)
+    };
+    assert!((0..20_000).any(|_| invoke().is_err()), "the log takes everything");
+    let took = terminate(&mut child);
+    assert!(took < END, "{took:?}");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// Connections beyond the limit of open files wait; the server lives on.
+#[test]
+fn many_connections_do_not_end_the_server() {
+    let desk = Desk::new();
+    desk.put_dull("scan.mha", [4, 20, 22], [9.0, 4.5, 4.5]);
+    let mut shell = Command::new("sh");
+    shell.current_dir(ROOT).stderr(Stdio::piped()).args(["-c", "ulimit -n 48; exec \"$0\" \"$@\""]);
+    shell.arg(assert_cmd::cargo::cargo_bin("pdac-cascade"));
+    shell
+        .args(["serve", "--host", "127.0.0.1", "--port", "0", "--threads", "2", "--input"])
+        .arg(desk.path("in"));
+    shell.arg("--output").arg(desk.path("out"));
+    let serving = Serving::start(shell);
+    serving.wait_until_healthy();
+    let idle: Vec<_> = (0..80).filter_map(|_| TcpStream::connect(&serving.address).ok()).collect();
+    sleep(Duration::from_millis(300));
+    drop(idle);
+    serving.wait_until_healthy();
+    assert_eq!(serving.ask("POST /invoke").0, 201);
+    assert_eq!(serving.end().0, Some(0));
+}
+
 #[test]
 fn a_signal_ends_a_run_with_its_code_and_nothing_half_written() {
     let desk = Desk::new();
@@ -270,8 +364,25 @@ fn what_keeps_the_server_from_starting_is_said() {
         .output()
         .unwrap();
     let log = String::from_utf8(none.stderr).unwrap();
+    fs::create_dir_all(desk.path("fifo/panorama")).unwrap();
+    assert!(Command::new("mkfifo").arg(desk.path("fifo/panorama/pipeline.json")).status().unwrap().success());
     assert_eq!(none.status.code(), Some(5), "{log}");
     assert!(log.lines().last().unwrap().contains("/nowhere/panorama/pipeline.json"), "{log}");
+
+    // A client that never finishes its request does not keep the program.
+    let fifo = desk.path("fifo");
+    let weights = ["serve", "--host", "127.0.0.1", "--port", "0", "--weights", fifo.to_str().unwrap()];
+    let mut child = desk.command(&weights).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    let mut first = String::new();
+    lines.read_line(&mut first).unwrap();
+    let mut client =
+        TcpStream::connect(first.trim().strip_prefix("INFO listening address=").unwrap()).unwrap();
+    client.write_all(b"GET /hea").unwrap();
+    fs::write(desk.path("fifo/panorama/pipeline.json"), "{").unwrap();
+    let started = Instant::now();
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+    assert!(started.elapsed() < END, "{:?}", started.elapsed());
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();

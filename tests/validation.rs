@@ -73,15 +73,15 @@ fn each_broken_rule_is_named() {
         map[at] = value;
         desk.write(map, grid());
     }
-    let table: [(Spoil, &str); 22] = [
-        (|d| fs::remove_file(d.image()).unwrap(), "pdac-detection-map: holds 0 images, expected exactly one"),
+    let table: [(Spoil, &str); 24] = [
+        (|d| fs::remove_file(d.image()).unwrap(), "pdac-detection-map: expected exactly one image, got 0"),
         (
             |d| {
                 fs::copy(d.image(), d.image().with_file_name("more.mha")).unwrap();
             },
-            "holds 2 images (more.mha, scan.mha), expected exactly one",
+            "expected exactly one image, got 2 (more.mha, scan.mha)",
         ),
-        (|d| fs::write(d.image().with_file_name("a.tif"), "").unwrap(), "holds 2 images (a.tif, scan.mha)"),
+        (|d| fs::write(d.image().with_file_name("a.tif"), "").unwrap(), "got 2 (a.tif, scan.mha)"),
         (
             |d| fs::rename(d.image(), d.image().with_extension("nii")).unwrap(),
             "scan.nii: expected a .mha file",
@@ -94,6 +94,23 @@ fn each_broken_rule_is_named() {
                 write_image(&d.image(), &map, Compression::None).unwrap();
             },
             "scan.mha: voxels are uint8, expected float32",
+        ),
+        (
+            |d| {
+                let other = d.0.path().join("other.mha");
+                fs::rename(d.image(), &other).unwrap();
+                std::os::unix::fs::symlink(other, d.image()).unwrap();
+            },
+            "scan.mha: is a symbolic link, expected a file",
+        ),
+        (
+            |d| {
+                let header = "ObjectType = Image\nNDims = 3\nDimSize = 6 5 4\nElementSpacing = 0.8 0.8 2.5\n\
+                              Offset = 1 -20 300.5\nElementType = MET_FLOAT\nElementDataFile = data.raw\n";
+                fs::write(d.image(), header).unwrap();
+                fs::write(d.image().with_file_name("data.raw"), vec![0; 480]).unwrap();
+            },
+            "scan.mha: expected the voxels in the same file (ElementDataFile = LOCAL)",
         ),
         (|d| value(d, (3, 0, 1), f32::NAN), "voxel (x, y, z) = [1, 0, 3] is NaN, expected 0 to 1"),
         (|d| value(d, (3, 0, 1), -0.5), "voxel (x, y, z) = [1, 0, 3] is -0.5, expected 0 to 1"),
@@ -124,7 +141,10 @@ fn each_broken_rule_is_named() {
             },
             "direction is [[-1.0,",
         ),
-        (|d| fs::remove_file(d.number()).unwrap(), "pdac-likelihood.json: No such file"),
+        (
+            |d| fs::remove_file(d.number()).unwrap(),
+            "pdac-likelihood.json: no such file, expected a bare JSON number",
+        ),
         (|d| fs::write(d.number(), "NaN").unwrap(), "pdac-likelihood.json: expected a bare JSON number"),
         (
             |d| fs::write(d.number(), "\"0.5\"").unwrap(),

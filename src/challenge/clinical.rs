@@ -1,8 +1,8 @@
 //! The clinical information that comes with a scan.
 
+use super::small_file;
 use serde_json::{Map, Value};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// More bytes than this are no clinical information.
@@ -70,14 +70,11 @@ impl ClinicalInformation {
     /// # Errors
     /// If the file cannot be read, or a value is not of its form.
     pub fn read(path: &Path) -> Result<Option<Self>, ClinicalError> {
-        let mut text = String::new();
-        match File::open(path).and_then(|file| file.take(LARGEST).read_to_string(&mut text)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(ClinicalError::Io { path: path.to_owned(), source }),
-            Ok(_) => {}
-        }
+        let read = small_file::read(path, LARGEST);
+        let text = read.map_err(|source| ClinicalError::Io { path: path.to_owned(), source })?;
+        let Some(text) = text else { return Ok(None) };
         let malformed = |what| ClinicalError::Malformed { path: path.to_owned(), what };
-        match serde_json::from_str(&text) {
+        match serde_json::from_slice(&text) {
             Ok(Value::Null) => Ok(None),
             Ok(Value::Object(values)) => Self::parse(&values).map(Some).map_err(malformed),
             Ok(other) => Err(malformed(format!("expected an object or null, got {}", kind(&other)))),

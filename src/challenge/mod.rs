@@ -6,6 +6,7 @@ mod clinical;
 mod interface;
 mod outputs;
 mod server;
+mod small_file;
 mod sockets;
 mod validation;
 

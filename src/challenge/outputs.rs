@@ -12,6 +12,10 @@ use std::path::{Path, PathBuf};
 /// Endings beside those of [`ENDINGS`] that the platform counts as images.
 const OTHER_ENDINGS: [&str; 2] = [".tif", ".tiff"];
 
+/// Bytes of the longest name without ending, which a file system takes and an input may exceed (where its name is not UTF-8,
+/// each byte that is none becomes a character of three).
+const LONGEST_STEM: usize = 200;
+
 /// Why outputs cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
@@ -19,6 +23,14 @@ pub enum OutputError {
     #[error("{path}: cannot be written: {source}", path = path.display())]
     Io {
         /// The folder or file.
+        path: PathBuf,
+        /// The operating system's word.
+        source: io::Error,
+    },
+    /// An output of an earlier case cannot be removed.
+    #[error("{path}: an earlier output cannot be removed: {source}", path = path.display())]
+    Earlier {
+        /// The output.
         path: PathBuf,
         /// The operating system's word.
         source: io::Error,
@@ -70,6 +82,9 @@ impl Outputs {
         if !(0.0..=1.0).contains(&likelihood) {
             return Err(OutputError::Likelihood { path: number.clone(), got: likelihood });
         }
+        // Somebody may have emptied the output folder meanwhile.
+        fs::create_dir_all(images).map_err(|source| OutputError::Io { path: images.clone(), source })?;
+        let stem = &stem[..stem.floor_char_boundary(LONGEST_STEM)];
         let image = write_unpublished_image(&images.join(format!("{stem}.mha")), map, Compression::Zlib)?;
         let text = serde_json::json!(f64::from(likelihood)).to_string();
         let number = Unpublished::write(number, |file| file.write_all(text.as_bytes()))
@@ -92,7 +107,9 @@ fn remove_earlier(output: &Path, images: &Path, number: &Path) -> Result<(), Out
     }
     earlier.extend(fs::symlink_metadata(number).is_ok().then(|| number.to_owned()));
     for path in &earlier {
-        fs::remove_file(path).map_err(|source| OutputError::Io { path: path.clone(), source })?;
+        let is_folder = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+        let removed = if is_folder { fs::remove_dir(path) } else { fs::remove_file(path) };
+        removed.map_err(|source| OutputError::Earlier { path: path.clone(), source })?;
     }
     if !earlier.is_empty() {
         let names: Vec<_> = earlier.iter().map(|path| name_of(path)).collect();

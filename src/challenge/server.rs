@@ -98,16 +98,23 @@ impl Server {
             .fallback(unknown)
             .with_state(Arc::clone(desk));
         let stop = Arc::clone(desk);
-        let served = tokio::runtime::Builder::new_current_thread().enable_io().build().and_then(|runtime| {
-            runtime.block_on(async {
-                listener.set_nonblocking(true)?;
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                let stopped = async move { stop.stop.notified().await };
-                axum::serve(listener, routes).with_graceful_shutdown(stopped).await
-            })
-        });
-        desk.requests().take();
-        served
+        let _closing = Closing(desk);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let stopped = async move { stop.stop.notified().await };
+            axum::serve(listener, routes).with_graceful_shutdown(stopped).await
+        })
+    }
+}
+
+/// Ends the receiver of cases when it is dropped, however the serving ends.
+struct Closing<'d>(&'d Desk);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.requests().take();
     }
 }
 

@@ -1,18 +1,17 @@
 //! Where a case's inputs lie: as the platform's `inputs.json` says, otherwise by the usual names.
 
 use super::interface::{Interface, Socket};
-use super::{list, name_of};
-use serde::Deserialize;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use super::{list, name_of, small_file};
+use serde_json::Value;
+use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 /// The platform's list of what it has put into the input folder.
 const INPUTS: &str = "inputs.json";
 /// More bytes than this are no list of inputs.
-const LARGEST_LIST: u64 = 1 << 24;
+const LARGEST_LIST: u64 = 1 << 26;
 
-/// Why the inputs cannot be located.
+/// Why an input cannot be located.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// The list names a place that cannot be meant.
@@ -25,15 +24,15 @@ pub enum SocketError {
         /// The path.
         got: String,
     },
-    /// The list has several entries of one socket.
-    #[error("{file}: names {slug} {count} times, expected once", file = file.display())]
-    Repeated {
+    /// The list has several places of one socket.
+    #[error("{file}: names {slug} at {places}, expected one place", file = file.display())]
+    Ambiguous {
         /// The list.
         file: PathBuf,
         /// The socket.
         slug: &'static str,
-        /// How often.
-        count: usize,
+        /// The places.
+        places: String,
     },
 }
 
@@ -51,14 +50,7 @@ pub struct Located {
 }
 
 /// An entry of the list; everything else that it says is of no use here.
-#[derive(Debug, Deserialize)]
 struct Entry {
-    #[serde(alias = "interface")]
-    socket: EntrySocket,
-}
-
-#[derive(Debug, Deserialize)]
-struct EntrySocket {
     slug: String,
     relative_path: String,
 }
@@ -66,78 +58,116 @@ struct EntrySocket {
 /// Locates the inputs of `interface` under `input`, which may be a symbolic link.
 ///
 /// An entry of `inputs.json` belongs to a socket by its slug or, if none has that slug, by its path. A socket that the list
-/// lacks, or all if there is no list or it cannot be understood (a warning), are looked for under their usual names.
+/// lacks, or all if there is no list or it cannot be understood (a warning), are looked for under their usual names; so is
+/// clinical information whose place cannot be meant (a warning), as no result depends on it.
 ///
 /// # Errors
-/// If the list names a socket twice, or a path outside the input folder.
+/// If the list names several places of the image, or one outside the input folder.
 pub fn locate(input: &Path, interface: &Interface) -> Result<Located, SocketError> {
+    let [usual_image, usual_clinical] = [interface.image, interface.clinical].map(|s| input.join(s.path));
     let file = input.join(INPUTS);
     let Some(entries) = read(&file) else {
         let ignored = unasked(input, interface);
-        let [image, clinical] = [interface.image, interface.clinical].map(|s| input.join(s.path));
-        return Ok(Located { image, clinical, ignored, listed: None });
+        return Ok(Located { image: usual_image, clinical: usual_clinical, ignored, listed: None });
     };
-    let mut asked = Vec::new();
-    let mut place = |socket: Socket| {
-        let entry = entry_of(&file, &entries, socket)?;
-        asked.extend(entry);
-        let path = entry.map_or(Ok(socket.path), |number| inside(&file, &entries[number]))?;
-        Ok(input.join(path))
-    };
-    let (image, clinical) = (place(interface.image)?, place(interface.clinical)?);
-    let slugs = |wanted: &dyn Fn(usize) -> bool| {
-        let numbered = entries.iter().enumerate().filter(|(number, _)| wanted(*number));
-        numbered.map(|(_, entry)| entry.slug.clone()).collect()
-    };
-    let ignored = slugs(&|number| !asked.contains(&number));
-    Ok(Located { image, clinical, ignored, listed: Some(slugs(&|_| true)) })
+    let place = |socket| place(input, &file, &entries, socket);
+    let image = place(interface.image)?.unwrap_or(usual_image);
+    let clinical = place(interface.clinical).unwrap_or_else(|error| {
+        tracing::warn!("{error}; looking for it under its usual name");
+        None
+    });
+    let clinical = clinical.unwrap_or(usual_clinical);
+    let asked = [interface.image, interface.clinical].map(|socket| entries_of(&entries, socket));
+    let unasked = |entry: &&Entry| !asked.iter().flatten().any(|&asked| std::ptr::eq(asked, *entry));
+    let ignored = entries.iter().filter(unasked).map(|entry| entry.slug.clone()).collect();
+    let listed = Some(entries.iter().map(|entry| entry.slug.clone()).collect());
+    Ok(Located { image, clinical, ignored, listed })
 }
 
-/// The list's entries; `None`, with a warning, if there is something that is no list.
-fn read(file: &Path) -> Option<Vec<EntrySocket>> {
-    let mut text = String::new();
-    let read = File::open(file).and_then(|f| f.take(LARGEST_LIST).read_to_string(&mut text));
-    match read {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) => {
-            tracing::warn!("{}: {error}; looking for the inputs by their usual names", file.display());
+/// The list's entries; `None`, with a warning, if there is something that is no list. Entries that are none are passed over,
+/// with a warning each.
+fn read(file: &Path) -> Option<Vec<Entry>> {
+    let warn = |what: &str| {
+        tracing::warn!("{}: {what}; looking for the inputs by their usual names", file.display());
+    };
+    let text = small_file::read(file, LARGEST_LIST).unwrap_or_else(|error| {
+        warn(&error.to_string());
+        None
+    })?;
+    let values: Vec<Value> = match serde_json::from_str(&String::from_utf8_lossy(&text)) {
+        Ok(Value::Array(values)) => values,
+        Ok(_) => {
+            warn("expected a list of entries, got another JSON value");
             return None;
         }
-        Ok(_) => {}
-    }
-    match serde_json::from_str::<Vec<Entry>>(&text) {
-        Ok(entries) => Some(entries.into_iter().map(|entry| entry.socket).collect()),
         Err(error) => {
-            tracing::warn!(
-                "{}: expected a list of entries with a socket each: {error}; looking for the inputs by their usual names",
-                file.display()
-            );
-            None
+            warn(&format!("expected a list of entries: {error}"));
+            return None;
         }
+    };
+    let entries = values.iter().enumerate().filter_map(|(number, value)| {
+        let found = entry(value);
+        if found.is_none() {
+            let file = file.display();
+            tracing::warn!(
+                "{file}: entry {number}: expected a socket with slug and relative_path; passed over"
+            );
+        }
+        found
+    });
+    Some(entries.collect())
+}
+
+/// What an entry says of its socket, which older lists call interface.
+fn entry(value: &Value) -> Option<Entry> {
+    let socket = value.get("socket").or_else(|| value.get("interface"))?;
+    let text = |key| socket.get(key).and_then(Value::as_str).map(str::to_owned);
+    Some(Entry { slug: text("slug")?, relative_path: text("relative_path")? })
+}
+
+/// The entries that belong to a socket.
+fn entries_of(entries: &[Entry], socket: Socket) -> Vec<&Entry> {
+    let by = |belongs: &dyn Fn(&Entry) -> bool| entries.iter().filter(|e| belongs(e)).collect::<Vec<_>>();
+    let found = by(&|entry| entry.slug == socket.slug);
+    if found.is_empty() {
+        by(&|entry| entry.relative_path.trim_end_matches('/') == socket.path)
+    } else {
+        found
     }
 }
 
-/// Number of the entry that belongs to a socket.
-fn entry_of(file: &Path, entries: &[EntrySocket], socket: Socket) -> Result<Option<usize>, SocketError> {
-    let numbers = |belongs: &dyn Fn(&EntrySocket) -> bool| -> Vec<usize> {
-        (0..entries.len()).filter(|&number| belongs(&entries[number])).collect()
-    };
-    let mut found = numbers(&|entry| entry.slug == socket.slug);
-    if found.is_empty() {
-        found = numbers(&|entry| entry.relative_path.trim_end_matches('/') == socket.path);
+/// The one place that a list gives a socket; `None` if it does not name the socket.
+fn place(
+    input: &Path,
+    file: &Path,
+    entries: &[Entry],
+    socket: Socket,
+) -> Result<Option<PathBuf>, SocketError> {
+    let mut places = Vec::new();
+    for entry in entries_of(entries, socket) {
+        let place = input.join(inside(input, file, entry)?);
+        if !places.contains(&place) {
+            places.push(place);
+        }
     }
-    match found.len() {
-        0 | 1 => Ok(found.first().copied()),
-        count => Err(SocketError::Repeated { file: file.to_owned(), slug: socket.slug, count }),
+    if places.len() > 1 {
+        let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
+        return Err(SocketError::Ambiguous {
+            file: file.to_owned(),
+            slug: socket.slug,
+            places: list(&places),
+        });
     }
+    Ok(places.pop())
 }
 
 /// An entry's path, if it cannot lead out of the input folder.
-fn inside<'e>(file: &Path, entry: &'e EntrySocket) -> Result<&'e str, SocketError> {
+fn inside<'e>(input: &Path, file: &Path, entry: &'e Entry) -> Result<&'e Path, SocketError> {
     let path = Path::new(&entry.relative_path);
+    let path = path.strip_prefix(input).unwrap_or(path);
     let mut parts = path.components().peekable();
     if parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
-        return Ok(&entry.relative_path);
+        return Ok(path);
     }
     let (file, slug, got) = (file.to_owned(), entry.slug.clone(), entry.relative_path.clone());
     Err(SocketError::Outside { file, slug, got })
@@ -216,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_list_that_is_none_is_passed_over() {
-        for nonsense in [json!({}), json!([1]), json!([{"socket": null}]), json!("[]")] {
+        for nonsense in [json!({}), json!([1]), json!([{"socket": null}]), json!("[]"), json!(null)] {
             assert_eq!(located(&nonsense).unwrap().image, Path::new("images/venous-ct"), "{nonsense}");
         }
     }
@@ -233,10 +263,62 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_is_named_twice_is_an_error() {
-        let twice = json!([entry("venous-phase-ct-scan", "a"), entry("venous-phase-ct-scan", "b")]);
-        let error = located(&twice).unwrap_err().to_string();
-        assert!(error.ends_with("inputs.json: names venous-phase-ct-scan 2 times, expected once"), "{error}");
+    fn an_image_at_two_places_is_an_error_and_clinical_information_is_not() {
+        let image = |path| entry("venous-phase-ct-scan", path);
+        let error = located(&json!([image("a"), image("b")])).unwrap_err().to_string();
+        assert!(
+            error.contains("inputs.json: names venous-phase-ct-scan at ")
+                && error.ends_with("/b, expected one place"),
+            "{error}"
+        );
+        assert_eq!(located(&json!([image("a"), image("a/")])).unwrap().image, Path::new("a"));
+        let clinical = |path| entry("clinical-information-pancreatic-ct", path);
+        for strange in
+            [json!([image("a"), clinical("b"), clinical("c")]), json!([image("a"), clinical("/etc/passwd")])]
+        {
+            let found = located(&strange).unwrap();
+            assert_eq!(found.image, Path::new("a"));
+            assert_eq!(found.clinical, Path::new("clinical-information-pancreatic-ct.json"));
+            assert_eq!(found.ignored, [""; 0]);
+        }
+    }
+
+    #[test]
+    fn entries_that_are_none_do_not_cost_the_others() {
+        let both = json!({"slug": "venous-phase-ct-scan", "relative_path": "images/x"});
+        let table = [
+            json!(null),
+            json!({}),
+            json!({"socket": {"slug": "a"}}),
+            json!({"socket": {"slug": "a", "relative_path": null}}),
+            json!({"socket": 4}),
+            json!([[]]),
+        ];
+        for strange in table {
+            let found = located(&json!([strange, {"socket": both, "interface": both}])).unwrap();
+            assert_eq!(found.image, Path::new("images/x"), "{strange}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_other_text_than_utf_8_is_understood_where_it_matters() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = json!([entry("venous-phase-ct-scan", "images/x"), entry("name", "y")]).to_string();
+        let bytes = [b"\xef\xbb\xbf", list.replace("name", "n@me").as_bytes()].concat();
+        let bytes: Vec<u8> = bytes.into_iter().map(|b| if b == b'@' { 0xff } else { b }).collect();
+        fs::write(folder.path().join(INPUTS), bytes).unwrap();
+        let found = locate(folder.path(), &PANORAMA).unwrap();
+        assert_eq!(found.image, folder.path().join("images/x"));
+        assert_eq!(found.ignored, ["n\u{fffd}me"]);
+    }
+
+    #[test]
+    fn an_absolute_path_inside_the_input_folder_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = folder.path().join("images/x");
+        let list = json!([entry("venous-phase-ct-scan", inside.to_str().unwrap())]);
+        fs::write(folder.path().join(INPUTS), list.to_string()).unwrap();
+        assert_eq!(locate(folder.path(), &PANORAMA).unwrap().image, inside);
     }
 
     #[test]

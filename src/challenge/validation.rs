@@ -6,7 +6,7 @@
 use super::case::image_stem;
 use super::interface::Interface;
 use super::outputs::is_image;
-use super::{list, name_of};
+use super::{list, name_of, small_file};
 use crate::imaging::components::{Components, Connectivity};
 use crate::imaging::file::{is_left_behind, read_image};
 use crate::imaging::{Geometry, Volume, Voxels};
@@ -14,10 +14,17 @@ use ndarray::Array3;
 use serde_json::Value;
 use std::fmt;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// How far spacing and origin (in voxels) and direction may be off: the tolerance that ITK's filters use.
 const GEOMETRY_TOLERANCE: f64 = 1e-6;
+
+/// More bytes than this are no number.
+const LARGEST_NUMBER: u64 = 1 << 16;
+
+/// Bytes of a MetaImage's header that are looked at.
+const HEADER: u64 = 1 << 16;
 
 /// A rule that is broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,8 +107,9 @@ impl Checked {
     }
 
     fn read_likelihood(&mut self, file: &Path) {
-        let text = match fs::read(file) {
-            Ok(text) => text,
+        let text = match small_file::read(file, LARGEST_NUMBER) {
+            Ok(Some(text)) => text,
+            Ok(None) => return self.found(file, "no such file, expected a bare JSON number"),
             Err(error) => return self.found(file, error.to_string()),
         };
         match serde_json::from_slice::<Value>(&text) {
@@ -109,7 +117,7 @@ impl Checked {
             Ok(value) => match value.as_f64() {
                 Some(number) => {
                     if !(0.0..=1.0).contains(&number) {
-                        self.found(file, format!("likelihood is {number}, expected 0 to 1"));
+                        self.found(file, format!("likelihood is {number:?}, expected 0 to 1"));
                     }
                     self.likelihood = Some(number);
                 }
@@ -141,7 +149,7 @@ impl Checked {
         if images.len() != 1 {
             let names: Vec<_> = images.iter().map(|path| name_of(path)).collect();
             let names = if names.is_empty() { String::new() } else { format!(" ({})", list(&names)) };
-            self.found(folder, format!("holds {} images{names}, expected exactly one", images.len()));
+            self.found(folder, format!("expected exactly one image, got {}{names}", images.len()));
             return None;
         }
         images.pop()
@@ -151,6 +159,12 @@ impl Checked {
         if !name_of(file).to_ascii_lowercase().ends_with(".mha") {
             self.found(file, "expected a .mha file");
             return None;
+        }
+        if file.is_symlink() {
+            self.found(file, "is a symbolic link, expected a file");
+        }
+        if !is_one_file(file) {
+            self.found(file, "expected the voxels in the same file (ElementDataFile = LOCAL)");
         }
         match read_image(file) {
             Ok(image) => {
@@ -214,6 +228,17 @@ impl Checked {
             self.found(file, format!("direction is {got:?}, expected the scan's {expected:?}"));
         }
     }
+}
+
+/// Whether a MetaImage holds its own voxels; also true of what is none.
+fn is_one_file(file: &Path) -> bool {
+    let mut header = Vec::new();
+    let _unreadable = fs::File::open(file).and_then(|f| f.take(HEADER).read_to_end(&mut header));
+    let header = String::from_utf8_lossy(&header);
+    let data = header
+        .lines()
+        .find_map(|line| line.split_once('=').filter(|(key, _)| key.trim() == "ElementDataFile"));
+    data.is_none_or(|(_, value)| value.trim().eq_ignore_ascii_case("LOCAL"))
 }
 
 fn entries(folder: &Path) -> std::io::Result<Vec<PathBuf>> {

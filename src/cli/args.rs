@@ -26,8 +26,9 @@ const EXIT_CODES: &str = "Exit codes:
 /// Finds pancreatic ductal adenocarcinoma in contrast-enhanced CT with a cascade of 3-D U-Nets.
 ///
 /// Without a command, `run`, or `serve` where the environment variable PDAC_CASCADE_API_METHOD is `invoke`. The log goes to
-/// standard error; where that variable is set, lines that are no warnings go to standard output. The weights shipped with the program are demonstration weights trained on synthetic
-/// phantoms: unfit for patients.
+/// standard error; where that variable is set, lines that are no warnings go to standard output.
+///
+/// The weights shipped with the program are demonstration weights trained on synthetic phantoms: unfit for patients.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, after_long_help = EXIT_CODES)]
 pub struct Cli {

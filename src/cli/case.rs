@@ -21,12 +21,25 @@ use std::thread;
 /// How this processor is used.
 pub fn execution_options(args: &CaseArgs) -> anyhow::Result<ExecutionOptions> {
     let arithmetic = arithmetic(args)?;
-    let threads = args.threads.map_or_else(|| HERE.threads(), usize::from);
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    let threads = start_threads(args.threads.map_or_else(|| HERE.threads(), usize::from))?;
     let available_mb = HERE.available_memory().map(|bytes| bytes / 1_000_000);
     tracing::info!(threads, %arithmetic, available_mb, "computing on the CPU");
     let memory = MemoryGauge::new(|| HERE.available_memory());
     Ok(ExecutionOptions { accumulate: args.accumulate.into(), arithmetic, memory })
+}
+
+/// Starts that many worker threads, or the half, or the half of that: a container may limit them. How many there are.
+fn start_threads(mut threads: usize) -> anyhow::Result<usize> {
+    loop {
+        match rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
+            Ok(()) => return Ok(threads),
+            Err(error) if threads > 1 => {
+                tracing::warn!("{threads} threads cannot be started ({error}): trying with half as many");
+                threads /= 2;
+            }
+            Err(error) => return Err(error).context("no thread can be started"),
+        }
+    }
 }
 
 /// The arithmetic asked for, if this processor has it.
@@ -64,7 +77,8 @@ pub fn run_case(
     progress.stage("read");
     let ExecutionOptions { arithmetic, memory, .. } = cascade.options();
     let ct = thread::scope(|scope| {
-        scope.spawn(|| cascade.load_first_weights());
+        // Where no thread can be started the weights are loaded when they are needed.
+        let _started = thread::Builder::new().spawn_scoped(scope, || cascade.load_first_weights());
         case.read_within(memory)
     })?;
     stop_if_requested()?;

@@ -1,10 +1,12 @@
 //! What exit code an error becomes; the table is part of `--help`.
 
+use anyhow::anyhow;
 use pdac_cascade::challenge::{CaseError, Finding, OutputError};
 use pdac_cascade::imaging::ImageError;
 use pdac_cascade::nnunet::predictor::PredictError;
 use pdac_cascade::ops::UnavailableIsa;
 use pdac_cascade::pipeline::PipelineError;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const UNEXPECTED: u8 = 1;
 const USAGE: u8 = 2;
@@ -47,7 +49,28 @@ pub fn message(error: &anyhow::Error) -> String {
             format!("{all}: {cause}")
         }
     });
-    message.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+    one_line(&message)
+}
+
+/// Characters of the longest message.
+const LONGEST: usize = 2000;
+
+/// A text without control characters, cut off where it is too long: names of files and sockets may hold anything.
+fn one_line(text: &str) -> String {
+    let mut line: String = text.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        line.push_str(" ...");
+    }
+    line
+}
+
+/// The result of `run`; a panic is an error like others.
+pub fn caught(run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(anyhow!("internal error: {text}"))
+    })
 }
 
 /// Exit code of an error.
@@ -83,6 +106,20 @@ mod tests {
     use super::*;
     use pdac_cascade::imaging::NotEnoughMemory;
     use std::path::PathBuf;
+
+    #[test]
+    fn a_panic_is_an_error() {
+        let error = caught(|| panic!("seven of {}", 9)).unwrap_err();
+        assert_eq!((message(&error).as_str(), code(&error)), ("internal error: seven of 9", UNEXPECTED));
+        caught(|| Ok(())).unwrap();
+    }
+
+    #[test]
+    fn a_message_is_one_line_of_bounded_length() {
+        assert_eq!(message(&anyhow!("a\nb\u{1b}[31mc")), "a b [31mc");
+        let long = message(&anyhow!("{}", "\u{20ac}".repeat(5000)));
+        assert_eq!(long.chars().count(), LONGEST + 4);
+    }
 
     #[test]
     fn missing_memory_has_its_code_wherever_it_is_missing() {

@@ -3,6 +3,7 @@
 
 use pdac_cascade::imaging::file::abandon_unfinished;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 use std::{process, thread};
 
@@ -13,18 +14,23 @@ static REQUESTED: AtomicBool = AtomicBool::new(false);
 
 /// Starts listening for the signals: at the first, `on_request` is called; if the program has to be ended, it is with `code`.
 pub fn listen(code: i32, on_request: impl Fn() + Send + 'static) {
+    let (request, requests) = mpsc::channel();
+    // There already when a signal comes: then it may be too late to start a thread. It does not log, which could block.
+    let watchdog = thread::Builder::new().spawn(move || {
+        if requests.recv().is_ok() {
+            thread::sleep(GRACE);
+            end(code);
+        }
+    });
     let stop = move || {
         if REQUESTED.swap(true, Ordering::Relaxed) {
             end(code);
         }
+        let _watched = request.send(());
         on_request();
-        thread::spawn(move || {
-            thread::sleep(GRACE);
-            tracing::warn!("interrupted");
-            end(code);
-        });
     };
-    if let Err(error) = ctrlc::set_handler(stop) {
+    let listening = ctrlc::set_handler(stop).map_err(anyhow::Error::from);
+    if let Err(error) = watchdog.map_err(anyhow::Error::from).and(listening) {
         tracing::warn!("signals end the program without tidying up: {error}");
     }
 }

@@ -27,6 +27,8 @@ pub enum Informative {
 struct BesideBars {
     bars: MultiProgress,
     informative: Informative,
+    /// Whether colours are shown.
+    terminal: bool,
     /// What the line at hand is.
     warning: bool,
 }
@@ -35,6 +37,7 @@ impl Write for BesideBars {
     /// A log that nobody can read is no reason to lose a case: failures are passed over.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let line = shortened(bytes);
+        let line = if self.terminal { line } else { printable(line) };
         let _failed = self.bars.suspend(|| match self.informative {
             Informative::Stdout if !self.warning => io::stdout().write_all(&line),
             _ => io::stderr().write_all(&line),
@@ -59,6 +62,17 @@ fn shortened(line: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(format!("{} ... {}", &text[..head], &text[tail..]).into_bytes())
 }
 
+/// A line whose control characters, which names of files may hold, are blanks: one line stays one line.
+fn printable(line: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+    let end = line.len() - usize::from(line.ends_with(b"\n"));
+    if !line[..end].iter().any(u8::is_ascii_control) {
+        return line;
+    }
+    let mut line = line.into_owned();
+    line[..end].iter_mut().filter(|b| b.is_ascii_control()).for_each(|b| *b = b' ');
+    Cow::Owned(line)
+}
+
 impl MakeWriter<'_> for BesideBars {
     type Writer = Self;
 
@@ -81,7 +95,7 @@ pub fn start(form: LogForm, quiet: bool, informative: Informative) -> MultiProgr
     };
     let bars = MultiProgress::with_draw_target(target);
     let level = if quiet { LevelFilter::WARN } else { LevelFilter::INFO };
-    let writer = BesideBars { bars: bars.clone(), informative, warning: true };
+    let writer = BesideBars { bars: bars.clone(), informative, terminal, warning: true };
     let log = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)
@@ -97,6 +111,12 @@ pub fn start(form: LogForm, quiet: bool, informative: Informative) -> MultiProgr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_stays_one_line() {
+        assert_eq!(*printable(Cow::Borrowed(b"a\nERROR b\x1b[31m\n")), *b"a ERROR b [31m\n");
+        assert_eq!(*printable(Cow::Borrowed("\u{20ac}\n".as_bytes())), *"\u{20ac}\n".as_bytes());
+    }
 
     #[test]
     fn lines_that_would_break_the_platform_are_shortened() {

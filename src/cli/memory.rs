@@ -15,6 +15,16 @@ pub fn reset_peak() {
     let _refused = fs::write("/proc/self/clear_refs", "5");
 }
 
+/// Gives memory that was freed in smaller blocks back to the system too.
+pub fn return_heap() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[expect(unsafe_code, reason = "the allocator's own function is the only way")]
+    // SAFETY: touches memory that nobody uses.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Has memory of a megabyte or more given back to the system as soon as it is freed.
 ///
 /// The C library otherwise keeps blocks of up to 32 MB once it has seen such sizes freed: weights are read tensor by tensor, and

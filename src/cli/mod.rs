@@ -33,12 +33,12 @@ pub fn main() -> ExitCode {
         Informative::Stderr
     };
     let bars = logging::start(command.log(), command.quiet(), informative);
-    let done = match command {
+    let done = exit::caught(|| match command {
         Command::Run(args) => run::run(&args, &bars),
         Command::Serve(args) => serve::serve(&args, &bars),
         Command::Validate(args) => validate::validate(&args),
         Command::Inspect(args) => inspect::inspect(&args),
-    };
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

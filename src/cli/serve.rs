@@ -1,16 +1,20 @@
 //! `serve`: the weights are loaded once, then any number of cases are run, each when the platform asks for it.
 
 use super::args::{CaseArgs, ServeArgs};
-use super::{case, exit, interrupt};
+use super::{case, exit, interrupt, memory};
 use anyhow::{Context, anyhow};
 use indicatif::MultiProgress;
 use pdac_cascade::challenge::{Answer, Request, Server};
 use pdac_cascade::pipeline::PanoramaRun;
 use pdac_cascade::pipeline::panorama::{ExecutionOptions, KeptFolds};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::Receiver;
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long answers that are under way may take when the server is to end.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// Serves until a signal comes.
 pub fn serve(args: &ServeArgs, bars: &MultiProgress) -> anyhow::Result<()> {
@@ -21,18 +25,30 @@ pub fn serve(args: &ServeArgs, bars: &MultiProgress) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).with_context(|| format!("{address}: cannot be listened on"))?;
     tracing::info!(address = %listener.local_addr()?, "listening");
     let options = case::execution_options(&args.case)?;
-    thread::scope(|scope| {
-        let http = scope.spawn(|| server.serve(listener));
-        let worked = work(&args.case, options, &server, &requests, bars);
-        server.stop();
-        let served = http.join().map_err(|_| anyhow!("the HTTP server's thread died"))?;
-        if interrupt::requested() {
-            tracing::info!("told to end");
+    let http = thread::Builder::new().spawn({
+        let server = server.clone();
+        move || server.serve(listener)
+    })?;
+    let worked = work(&args.case, options, &server, &requests, bars);
+    server.stop();
+    let served = joined(http);
+    if interrupt::requested() {
+        tracing::info!("told to end");
+        return Ok(());
+    }
+    worked.and(served)
+}
+
+/// What became of the HTTP server; one that still waits for a client after [`GRACE`] is left to itself.
+fn joined(http: JoinHandle<io::Result<()>>) -> anyhow::Result<()> {
+    let asked = Instant::now();
+    while !http.is_finished() {
+        if asked.elapsed() > GRACE {
             return Ok(());
         }
-        worked?;
-        Ok(served?)
-    })
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(http.join().map_err(|_| anyhow!("the HTTP server's thread died"))??)
 }
 
 /// Gets ready, then runs cases until the server has ended.
@@ -56,10 +72,12 @@ fn work(
 
 /// Runs a case; whatever happens to it, the next can be run.
 fn answer(cascade: &PanoramaRun<'_>, args: &CaseArgs, bars: &MultiProgress) -> Answer {
-    let mut done = run(cascade, args, bars);
+    let run = || exit::caught(|| run(cascade, args, bars));
+    let mut done = run();
     if done.as_ref().is_err_and(|error| exit::code(error) == exit::MEMORY) && cascade.release_weights() {
         tracing::warn!("not enough memory beside the weights: trying again without keeping them");
-        done = run(cascade, args, bars);
+        memory::return_heap();
+        done = run();
     }
     let Err(error) = done else { return Answer::Complete };
     let message = exit::message(&error);
@@ -72,14 +90,7 @@ fn answer(cascade: &PanoramaRun<'_>, args: &CaseArgs, bars: &MultiProgress) -> A
 }
 
 fn run(cascade: &PanoramaRun<'_>, args: &CaseArgs, bars: &MultiProgress) -> anyhow::Result<()> {
-    let run = || {
-        let progress = case::begin(bars);
-        let (case, outputs) = case::find_case(args)?;
-        case::run_case(cascade, &case, &outputs, None, &progress)
-    };
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        Err(anyhow!("internal error: {text}"))
-    })
+    let progress = case::begin(bars);
+    let (case, outputs) = case::find_case(args)?;
+    case::run_case(cascade, &case, &outputs, None, &progress)
 }

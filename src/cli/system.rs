@@ -103,15 +103,19 @@ fn memory_field(text: &str, name: &str) -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-/// Reserved memory that is never written to: the threads' stacks and the allocator's own.
-const NEVER_WRITTEN: u64 = 64 << 20;
+/// Memory that is needed beside what is asked for: the allocator's own, and stack and scratch of each thread.
+const OWN: u64 = 16 << 20;
+const OF_A_THREAD: u64 = 3 << 20;
 
 /// What a soft limit of `/proc/self/limits` on a field of `/proc/self/status` leaves.
 fn own_room(limits: &str, limit: &str, status: &str, reserved: &str) -> Option<u64> {
     let soft = limits.lines().find_map(|l| l.strip_prefix(limit))?.split_whitespace().next()?;
     let field = |name| memory_field(status, name);
-    let to_be_written = field("VmData:")?.saturating_sub(field("RssAnon:")? + NEVER_WRITTEN);
-    Some(soft.parse::<u64>().ok()?.saturating_add(to_be_written).saturating_sub(field(reserved)?))
+    let threads: u64 = status.lines().find_map(|l| l.strip_prefix("Threads:"))?.trim().parse().ok()?;
+    let written = field("RssAnon:")? + field("VmSwap:").unwrap_or(0);
+    let to_be_written = field("VmData:")?.saturating_sub(written);
+    let own = OWN + OF_A_THREAD * threads;
+    Some((soft.parse::<u64>().ok()?.saturating_add(to_be_written)).saturating_sub(field(reserved)? + own))
 }
 
 /// Processors from a quota and a period in microseconds; `max` and negative quotas are none.

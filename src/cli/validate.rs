@@ -3,7 +3,8 @@
 use super::args::ValidateArgs;
 use super::exit::BrokenRules;
 use anyhow::ensure;
-use pdac_cascade::challenge::{Case, PANORAMA, compare, validate as check};
+use pdac_cascade::challenge::{Case, CaseError, PANORAMA, compare, validate as check};
+use pdac_cascade::imaging::file::read_image;
 use std::io::{self, Write};
 
 /// How far values and likelihood may be from the expected ones.
@@ -12,14 +13,17 @@ const TOLERANCE: f64 = 1e-3;
 /// Prints what the outputs are, and every rule that they break.
 pub fn validate(args: &ValidateArgs) -> anyhow::Result<()> {
     let scan = match &args.input {
-        Some(input) => Some(Case::find(input, &PANORAMA)?.read()?.geometry),
+        Some(input) => {
+            let image = Case::find(input, &PANORAMA)?.image;
+            Some(read_image(&image).map_err(CaseError::from)?.geometry)
+        }
         None => None,
     };
     let mut checked = check(&args.output, &PANORAMA, scan.as_ref());
     let mut out = io::stdout().lock();
     if let Some((name, map)) = &checked.map {
         let (size, lesions) = (map.geometry.size_xyz(), checked.lesions);
-        writeln!(out, "detection map {name}: {size:?} voxels (x, y, z), {lesions} lesions")?;
+        writeln!(out, "detection map {name}: {size:?} voxels (x, y, z), lesions: {lesions}")?;
     }
     if let Some(likelihood) = checked.likelihood {
         writeln!(out, "likelihood {likelihood}")?;

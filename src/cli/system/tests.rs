@@ -121,10 +121,11 @@ fn limits_of_the_process_itself_count_what_is_reserved() {
 Limit                     Soft Limit           Hard Limit           Units
 Max data size             1073741824           unlimited            bytes
 Max address space         unlimited            unlimited            bytes";
-    let status = "VmSize:\t  900000 kB\nVmData:\t  409600 kB\nRssAnon:\t  102400 kB\n";
+    let status =
+        "VmSize:\t  900000 kB\nVmData:\t  409600 kB\nRssAnon:\t  81920 kB\nVmSwap:\t20480 kB\nThreads:\t4\n";
     let room = |limit, reserved| own_room(limits, limit, status, reserved);
-    // 1 GiB, less 100 MiB that were written to, less what is never written to.
-    assert_eq!(room("Max data size", "VmData:"), Some((1024 - 100 - 64) << 20));
+    // 1 GiB, less 100 MiB that were written to, less what the process and its threads need.
+    assert_eq!(room("Max data size", "VmData:"), Some((1024 - 100 - 16 - 4 * 3) << 20));
     assert_eq!(room("Max address space", "VmSize:"), None);
     assert_eq!(own_room("", "Max data size", status, "VmData:"), None);
 }

@@ -10,7 +10,7 @@ use crate::nnunet::model_folder::{Fold, ModelFolder};
 use crate::ops::Arithmetic;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 type Loaded = Result<Weights, PredictError>;
 
@@ -36,10 +36,14 @@ impl<'m> Folds<'m> {
         self.model
     }
 
-    /// Loads and packs the first fold, unless that was done; an error is kept for whoever uses the weights.
+    /// Loads and packs the first fold, unless that was done; an error is kept for whoever uses the weights next.
     pub fn load_ahead(&self) {
-        if lock(&self.kept)[0].is_none() {
-            lock(&self.ahead).get_or_insert_with(|| self.read(0));
+        if lock(&self.kept)[0].is_some() {
+            return;
+        }
+        let mut ahead = lock(&self.ahead);
+        if !matches!(*ahead, Some(Ok(_))) {
+            *ahead = Some(self.read(0));
         }
     }
 
@@ -59,9 +63,10 @@ impl<'m> Folds<'m> {
         Ok(count)
     }
 
-    /// Lets go what was kept: whether that was anything.
+    /// Lets go what was kept or loaded ahead: whether that was anything.
     pub fn release(&self) -> bool {
-        lock(&self.kept).iter_mut().filter_map(Option::take).count() > 0
+        let ahead = lock(&self.ahead).take().is_some();
+        lock(&self.kept).iter_mut().filter_map(Option::take).count() > 0 || ahead
     }
 
     /// The weights of fold `number`, loaded now if they were not before.
@@ -114,10 +119,12 @@ impl<'s, 'm: 's> FoldQueue<'s, 'm> {
             Some(loading) => loading.join().unwrap_or_else(|panic| resume_unwind(panic))?,
             None => folds.weights(number)?,
         };
+        // Where no thread can be started the weights are loaded when they are needed.
+        let thread = Builder::new();
         if number + 1 < folds.model.folds.len() {
-            *loading = Some(scope.spawn(move || folds.weights(number + 1)));
+            *loading = thread.spawn_scoped(scope, move || folds.weights(number + 1)).ok();
         } else if let Some(after) = after {
-            scope.spawn(|| after.load_ahead());
+            let _started = thread.spawn_scoped(scope, || after.load_ahead());
         }
         Ok(weights)
     }
