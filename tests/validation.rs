@@ -73,7 +73,7 @@ fn each_broken_rule_is_named() {
         map[at] = value;
         desk.write(map, grid());
     }
-    let table: [(Spoil, &str); 24] = [
+    let table: [(Spoil, &str); 25] = [
         (|d| fs::remove_file(d.image()).unwrap(), "pdac-detection-map: expected exactly one image, got 0"),
         (
             |d| {
@@ -145,6 +145,7 @@ fn each_broken_rule_is_named() {
             |d| fs::remove_file(d.number()).unwrap(),
             "pdac-likelihood.json: no such file, expected a bare JSON number",
         ),
+        (|d| fs::write(d.number(), "\u{feff}0.5").unwrap(), "expected a bare JSON number"),
         (|d| fs::write(d.number(), "NaN").unwrap(), "pdac-likelihood.json: expected a bare JSON number"),
         (
             |d| fs::write(d.number(), "\"0.5\"").unwrap(),

@@ -74,7 +74,7 @@ impl ClinicalInformation {
         let text = read.map_err(|source| ClinicalError::Io { path: path.to_owned(), source })?;
         let Some(text) = text else { return Ok(None) };
         let malformed = |what| ClinicalError::Malformed { path: path.to_owned(), what };
-        match serde_json::from_slice(&text) {
+        match serde_json::from_slice(small_file::without_mark(&text)) {
             Ok(Value::Null) => Ok(None),
             Ok(Value::Object(values)) => Self::parse(&values).map(Some).map_err(malformed),
             Ok(other) => Err(malformed(format!("expected an object or null, got {}", kind(&other)))),

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
-/// The bytes of a file, without a byte order mark; `None` if there is no such file.
+/// The bytes of a file; `None` if there is no such file.
 ///
 /// # Errors
 /// If it is no regular file (reading a pipe may never end), has more than `most` bytes, or cannot be read.
@@ -20,8 +20,12 @@ pub(super) fn read(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
     if bytes.len() as u64 > most {
         return Err(io::Error::other(format!("has more than {most} bytes")));
     }
-    let text = bytes.strip_prefix(b"\xef\xbb\xbf").map(<[u8]>::to_vec);
-    Ok(Some(text.unwrap_or(bytes)))
+    Ok(Some(bytes))
+}
+
+/// A text without the byte order mark that some programs begin theirs with.
+pub(super) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -34,7 +38,7 @@ mod tests {
         let file = folder.path().join("file");
         assert_eq!(read(&file, 5).unwrap(), None);
         fs::write(&file, "\u{feff}ab").unwrap();
-        assert_eq!(read(&file, 5).unwrap().unwrap(), b"ab");
+        assert_eq!(without_mark(&read(&file, 5).unwrap().unwrap()), b"ab");
         assert_eq!(read(&file, 4).unwrap_err().to_string(), "has more than 4 bytes");
         assert_eq!(read(folder.path(), 5).unwrap_err().to_string(), "is not a regular file");
     }

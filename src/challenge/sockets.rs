@@ -94,7 +94,8 @@ fn read(file: &Path) -> Option<Vec<Entry>> {
         warn(&error.to_string());
         None
     })?;
-    let values: Vec<Value> = match serde_json::from_str(&String::from_utf8_lossy(&text)) {
+    let text = String::from_utf8_lossy(small_file::without_mark(&text));
+    let values: Vec<Value> = match serde_json::from_str(&text) {
         Ok(Value::Array(values)) => values,
         Ok(_) => {
             warn("expected a list of entries, got another JSON value");
