@@ -1,13 +1,11 @@
 //! The process's memory: what is freed goes back to the system, and its peak as Linux counts it.
 
+use super::system::memory_field;
 use std::fs;
 
 /// Peak resident memory in bytes since the start or the last [`reset_peak`]; `None` where the system does not tell.
 pub fn peak() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
+    memory_field(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
 
 /// Starts a new peak. Where the system refuses, peaks stay those since the start of the process.

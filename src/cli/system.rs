@@ -97,7 +97,7 @@ fn allowed_cpus(status: &str) -> Option<usize> {
 }
 
 /// A field of `/proc/meminfo` or `/proc/self/status`, such as `MemAvailable:`, in bytes.
-fn memory_field(text: &str, name: &str) -> Option<u64> {
+pub fn memory_field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|l| l.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
