@@ -1,0 +1,4 @@
+// What every file of kernels includes.
+#pragma once
+
+#include <cuda_fp16.h>
