@@ -121,7 +121,7 @@ impl Layer {
                 let shape = ConvShape { out_channels: self.out_channels, kernel, stride };
                 let weight = noise(&[self.out_channels, total, kernel[0], kernel[1], kernel[2]], 0.05)?;
                 let ones = vec![1.0; self.out_channels];
-                let norm = InstanceNorm { bias: ones.clone(), weight: ones, eps: 1e-5 };
+                let norm = InstanceNorm { bias: ones.clone(), weight: ones, eps: 1e-5, negative_slope: 0.01 };
                 Box::new(Conv3d::new(shape, &operands, &weight, None, Some(norm), arithmetic)?)
             }
             Kind::Upsample(stride) => {
@@ -149,7 +149,7 @@ impl Layer {
 impl Ready {
     fn run(&self) -> candle_core::Result<()> {
         let (sources, output) = (self.sources.clone(), self.output.clone());
-        self.buffer.inplace_op1(&Within { operator: self.operator.as_ref(), sources, output })
+        self.buffer.inplace_op1(&Within { operator: self.operator.as_ref(), sources, output, samples: 1 })
     }
 }
 

@@ -59,12 +59,19 @@ fn smallest_dice(a: &Array3<u16>, b: &Array3<u16>) -> (f64, usize) {
 }
 
 fn raw_tile(golden: &Golden, model: &ModelFolder, arithmetic: Arithmetic) -> Vec<f32> {
-    let options = PredictOptions { step: 1.0, mirroring: false, accumulate: Accumulate::Float32, arithmetic };
+    let options = PredictOptions {
+        step: 1.0,
+        mirroring: false,
+        accumulate: Accumulate::Float32,
+        arithmetic,
+        gpu: None,
+    };
     Predictor::new(model, options).unwrap().raw_tile(preprocess(golden, model), [0; 3]).unwrap()
 }
 
 fn labels(golden: &Golden, model: &ModelFolder, arithmetic: Arithmetic, mirroring: bool) -> Array3<u16> {
-    let options = PredictOptions { step: 0.5, mirroring, accumulate: Accumulate::Float32, arithmetic };
+    let options =
+        PredictOptions { step: 0.5, mirroring, accumulate: Accumulate::Float32, arithmetic, gpu: None };
     let mut scan = preprocess(golden, model);
     let logits = Predictor::new(model, options).unwrap().logits(&mut scan, &|_| true).unwrap();
     segment(model, &scan, &logits, SegmentationRequest::default()).labels

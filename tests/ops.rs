@@ -85,7 +85,7 @@ fn check_conv(case: &Case) {
     let expected = naive_conv(case, &seen, &weight, &bias);
     let weight = Tensor::from_vec(weight, (out, total, kz, ky, kx), &Device::Cpu).unwrap();
     let bias = Tensor::new(bias.as_slice(), &Device::Cpu).unwrap();
-    let norm = InstanceNorm { weight: noise(3, out), bias: noise(4, out), eps: 1e-5 };
+    let norm = InstanceNorm { weight: noise(3, out), bias: noise(4, out), eps: 1e-5, negative_slope: 0.01 };
     let shape = ValueShape { dims: case.shape.out_dims(case.dims), channels: out };
     for arithmetic in arithmetics() {
         let conv =
@@ -226,7 +226,8 @@ fn results_are_the_same_bits_at_any_number_of_threads() {
         let (input, _) = value(operand, 11);
         let weight = noise(12, out_channels * channels * 27);
         let weight = Tensor::from_vec(weight, (out_channels, channels, 3, 3, 3), &Device::Cpu).unwrap();
-        let norm = InstanceNorm { weight: vec![1.0; out_channels], bias: vec![0.0; out_channels], eps: 1e-5 };
+        let (ones, zeros) = (vec![1.0; out_channels], vec![0.0; out_channels]);
+        let norm = InstanceNorm { weight: ones, bias: zeros, eps: 1e-5, negative_slope: 0.01 };
         let out = ValueShape { dims: shape.out_dims(dims), channels: out_channels };
         for arithmetic in arithmetics() {
             let norm = Some(norm.clone());
@@ -256,7 +257,9 @@ fn values_of_one_buffer_are_read_and_written_apart() {
     let sum = |sources: &[Range<usize>], output: Range<usize>| {
         let buffer = Tensor::new(both.as_slice(), &Device::Cpu).unwrap();
         let (operator, sources) = (&operator as &dyn Operator, sources.to_vec());
-        buffer.inplace_op1(&Within { operator, sources, output }).map(|()| buffer.to_vec1::<f32>().unwrap())
+        buffer
+            .inplace_op1(&Within { operator, sources, output, samples: 1 })
+            .map(|()| buffer.to_vec1::<f32>().unwrap())
     };
     let got = sum(&[0..6, 14..20], 7..13).unwrap();
     assert_eq!(got[7..13], stored([11.0, 22.0, 33.0, 44.0]));

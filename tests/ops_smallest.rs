@@ -43,7 +43,7 @@ fn check_conv(dims: [usize; 3], inputs: &[usize], shape: ConvShape) {
     let (total, out) = (inputs.iter().sum::<usize>(), shape.out_channels);
     let [kz, ky, kx] = shape.kernel;
     let weight = Tensor::ones((out, total, kz, ky, kx), candle_core::DType::F32, &Device::Cpu).unwrap();
-    let norm = InstanceNorm { weight: vec![1.0; out], bias: vec![0.0; out], eps: 1e-5 };
+    let norm = InstanceNorm { weight: vec![1.0; out], bias: vec![0.0; out], eps: 1e-5, negative_slope: 0.01 };
     let value = ValueShape { dims: shape.out_dims(dims), channels: out };
     for arithmetic in arithmetics() {
         let norm = Some(norm.clone());

@@ -25,7 +25,7 @@ fn check(model: &ModelFolder, shape: (usize, usize, usize), spacing: [f64; 3], a
     ct.slice_axis_mut(Axis(0), Slice::new(0, Some(1), 1)).fill(0.0);
     ct.slice_axis_mut(Axis(0), Slice::new(-1, None, 1)).fill(0.0);
     let arithmetic = Arithmetic::detect();
-    let options = PredictOptions { step: 0.5, mirroring: false, accumulate, arithmetic };
+    let options = PredictOptions { step: 0.5, mirroring: false, accumulate, arithmetic, gpu: None };
     let predictor = Predictor::new(model, options).unwrap();
     let channels = vec![ct; model.configuration.normalization.len()];
     let mut scan = Preprocessed::new(model, channels.clone(), spacing).unwrap();

@@ -1,5 +1,6 @@
 //! The arguments.
 
+use super::device::DeviceArg;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pdac_cascade::nnunet::sliding_window::Accumulate;
 use pdac_cascade::ops::{Isa, Precision};
@@ -21,6 +22,7 @@ const EXIT_CODES: &str = "Exit codes:
   5    the weights or their recipe are missing, malformed or do not fit each other
   6    the scan or the networks need more memory than there is
   7    the outputs break a rule (validate)
+  8    the GPU demanded with --device cannot be used, or failed, or computes something else than the CPU (self-check)
   130  interrupted";
 
 /// Finds pancreatic ductal adenocarcinoma in contrast-enhanced CT with a cascade of 3-D U-Nets.
@@ -49,6 +51,9 @@ pub enum Command {
     /// Check an output folder by the rules of the platform and the evaluator.
     #[command(after_long_help = EXIT_CODES)]
     Validate(ValidateArgs),
+    /// Run a built-in synthetic case on the CPU and on the GPU, and compare.
+    #[command(after_long_help = EXIT_CODES)]
+    SelfCheck(SelfCheckArgs),
     /// Show the models of a weights folder and their networks, step by step.
     Inspect(InspectArgs),
 }
@@ -84,19 +89,36 @@ pub struct CaseArgs {
     #[arg(long, value_name = "DIR", default_value = "/output")]
     pub output: PathBuf,
     #[command(flatten)]
+    pub compute: ComputeArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SelfCheckArgs {
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+}
+
+/// What computes, and with which weights.
+#[derive(Debug, Args)]
+pub struct ComputeArgs {
+    #[command(flatten)]
     pub weights: WeightsArg,
+    /// Where the networks run: auto (the first GPU if it can be used, otherwise the CPU), cpu, cuda or cuda:N.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceArg,
     /// Worker threads [default: the container's CPU quota, rounded up, or as many as the process may use].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Precision of the sums over tiles and folds; float16 reproduces nnU-Net's own rounding.
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = AccumulateArg::Float32)]
     pub accumulate: AccumulateArg,
-    /// Instruction set of the networks' arithmetic [default: the fastest of this processor].
+    /// Instruction set of the networks' arithmetic on the CPU [default: the fastest of this processor].
     #[arg(long, value_enum, value_name = "SET")]
     pub cpu_isa: Option<IsaArg>,
-    /// Precision of the networks' products; bf16 is faster, inexact, and float32 where the instruction set is not amx.
-    #[arg(long, value_enum, value_name = "TYPE", default_value_t = PrecisionArg::F32)]
-    pub precision: PrecisionArg,
+    /// Precision of the networks' products [default: f16 on a GPU, f32 on the CPU]; bf16 is for the CPU: faster, inexact, and
+    /// float32 where the instruction set is not amx.
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub precision: Option<PrecisionArg>,
     #[command(flatten)]
     pub logging: LoggingArgs,
 }
@@ -166,6 +188,7 @@ pub enum IsaArg {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PrecisionArg {
     F32,
+    F16,
     Bf16,
 }
 
@@ -199,10 +222,11 @@ impl From<IsaArg> for Isa {
     }
 }
 
+/// Of the CPU.
 impl From<PrecisionArg> for Precision {
     fn from(arg: PrecisionArg) -> Self {
         match arg {
-            PrecisionArg::F32 => Self::F32,
+            PrecisionArg::F32 | PrecisionArg::F16 => Self::F32,
             PrecisionArg::Bf16 => Self::Bf16,
         }
     }
@@ -228,15 +252,16 @@ impl Cli {
 impl Command {
     fn logging(&self) -> Option<&LoggingArgs> {
         match self {
-            Self::Run(args) => Some(&args.case.logging),
-            Self::Serve(args) => Some(&args.case.logging),
+            Self::Run(args) => Some(&args.case.compute.logging),
+            Self::Serve(args) => Some(&args.case.compute.logging),
+            Self::SelfCheck(args) => Some(&args.compute.logging),
             Self::Validate(_) | Self::Inspect(_) => None,
         }
     }
 
     /// Whether the platform calls it; its standard output then is a log and nothing else.
     pub fn is_for_platform(&self) -> bool {
-        self.logging().is_some()
+        matches!(self, Self::Run(_) | Self::Serve(_))
     }
 
     /// Form of the log lines.

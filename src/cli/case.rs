@@ -1,9 +1,9 @@
 //! One case, from the input folder to the output folder, and what it takes to run any.
 
-use super::args::CaseArgs;
+use super::args::{CaseArgs, ComputeArgs, PrecisionArg};
 use super::progress::Progress;
 use super::system::HERE;
-use super::{interrupt, weights};
+use super::{device, interrupt, weights};
 use anyhow::Context;
 use indicatif::MultiProgress;
 use pdac_cascade::challenge::{Case, OutputError, Outputs, PANORAMA};
@@ -18,14 +18,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
-/// How this processor is used.
-pub fn execution_options(args: &CaseArgs) -> anyhow::Result<ExecutionOptions> {
-    let arithmetic = arithmetic(args)?;
+/// How this processor and, if there is one, the GPU are used.
+pub fn execution_options(args: &ComputeArgs) -> anyhow::Result<ExecutionOptions> {
+    let gpu = device::open(args)?;
+    let arithmetic = arithmetic(args, gpu.is_some())?;
     let threads = start_threads(args.threads.map_or_else(|| HERE.threads(), usize::from))?;
     let available_mb = HERE.available_memory().map(|bytes| bytes / 1_000_000);
-    tracing::info!(threads, %arithmetic, available_mb, "computing on the CPU");
+    match gpu {
+        Some(gpu) => {
+            tracing::info!(threads, precision = %gpu.precision(), "computing on {}", gpu.description());
+        }
+        None => tracing::info!(threads, %arithmetic, available_mb, "computing on the CPU"),
+    }
     let memory = MemoryGauge::new(|| HERE.available_memory());
-    Ok(ExecutionOptions { accumulate: args.accumulate.into(), arithmetic, memory })
+    Ok(ExecutionOptions { accumulate: args.accumulate.into(), arithmetic, memory, gpu })
 }
 
 /// Starts that many worker threads, or the half, or the half of that: a container may limit them. How many there are.
@@ -43,10 +49,13 @@ fn start_threads(mut threads: usize) -> anyhow::Result<usize> {
 }
 
 /// The arithmetic asked for, if this processor has it.
-fn arithmetic(args: &CaseArgs) -> anyhow::Result<Arithmetic> {
-    let asked = Precision::from(args.precision);
+fn arithmetic(args: &ComputeArgs, has_gpu: bool) -> anyhow::Result<Arithmetic> {
+    let asked = args.precision.map_or(Precision::F32, Precision::from);
+    if args.precision == Some(PrecisionArg::F16) && !has_gpu {
+        tracing::warn!("--precision f16: for GPUs, computing in float32");
+    }
     let arithmetic = Arithmetic::new(args.cpu_isa.map(Into::into), asked).context("--cpu-isa")?;
-    if arithmetic.precision() != asked {
+    if arithmetic.precision() != asked && !has_gpu {
         tracing::warn!(
             "--precision {asked}: {} has no such products, computing in float32",
             arithmetic.isa()
@@ -56,7 +65,7 @@ fn arithmetic(args: &CaseArgs) -> anyhow::Result<Arithmetic> {
 }
 
 /// The cascade with its models checked, their weights not yet read.
-pub fn open_cascade(args: &CaseArgs) -> Result<Panorama, PipelineError> {
+pub fn open_cascade(args: &ComputeArgs) -> Result<Panorama, PipelineError> {
     let recipe = weights::find_recipe(&args.weights)?;
     tracing::info!(recipe = %recipe.display(), "models");
     let cascade = Panorama::open(&recipe)?;
@@ -75,7 +84,11 @@ pub fn run_case(
     progress: &Progress<'_>,
 ) -> anyhow::Result<()> {
     progress.stage("read");
-    let ExecutionOptions { arithmetic, memory, .. } = cascade.options();
+    let options = cascade.options();
+    let memory = options.memory;
+    if let Some(gpu) = options.gpu {
+        gpu.reset_peak_memory();
+    }
     let ct = thread::scope(|scope| {
         // Where no thread can be started the weights are loaded when they are needed.
         let _started = thread::Builder::new().spawn_scoped(scope, || cascade.load_first_weights());
@@ -95,7 +108,12 @@ pub fn run_case(
     progress.summarise();
     let Detection { likelihood, candidates, .. } = detection;
     let threads = rayon::current_num_threads();
-    tracing::info!(likelihood, candidates, threads, %arithmetic, "done");
+    let arithmetic = match options.gpu {
+        Some(gpu) => format!("cuda {}", gpu.precision()),
+        None => options.arithmetic.to_string(),
+    };
+    let gpu_peak_mb = options.gpu.map(|gpu| gpu.peak_memory() / 1_000_000);
+    tracing::info!(likelihood, candidates, threads, arithmetic, gpu_peak_mb, "done");
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! What exit code an error becomes; the table is part of `--help`.
 
+use super::device::Demanded;
+use super::self_check::Failed;
 use anyhow::anyhow;
 use pdac_cascade::challenge::{CaseError, Finding, OutputError};
 use pdac_cascade::imaging::ImageError;
@@ -17,6 +19,8 @@ const WEIGHTS: u8 = 5;
 /// There is not enough memory.
 pub const MEMORY: u8 = 6;
 const RULES: u8 = 7;
+/// The GPU cannot be used, or failed.
+const GPU: u8 = 8;
 /// A signal came.
 pub const INTERRUPTED: u8 = 130;
 
@@ -81,6 +85,9 @@ pub fn code(error: &anyhow::Error) -> u8 {
     if error.is::<BrokenRules>() {
         return RULES;
     }
+    if error.is::<Demanded>() || error.is::<Failed>() {
+        return GPU;
+    }
     match error.downcast_ref::<CaseError>() {
         Some(CaseError::Image(ImageError::Memory { .. })) => return MEMORY,
         Some(_) => return INPUT,
@@ -95,6 +102,8 @@ pub fn code(error: &anyhow::Error) -> u8 {
         }
         Some(PipelineError::Predict(PredictError::Interrupted)) => INTERRUPTED,
         Some(PipelineError::Predict(PredictError::Memory(_))) => MEMORY,
+        Some(PipelineError::Predict(PredictError::Gpu(error))) if error.is_out_of_memory() => MEMORY,
+        Some(PipelineError::Predict(PredictError::Gpu(_))) => GPU,
         Some(PipelineError::Predict(PredictError::Model(_) | PredictError::Plan { .. })) => WEIGHTS,
         Some(PipelineError::Predict(PredictError::Normalization(_) | PredictError::TooLarge(_))) => INPUT,
         _ => UNEXPECTED,

@@ -2,6 +2,7 @@
 
 mod args;
 mod case;
+mod device;
 mod exit;
 mod inspect;
 mod interrupt;
@@ -9,6 +10,7 @@ mod logging;
 mod memory;
 mod progress;
 mod run;
+mod self_check;
 mod serve;
 mod system;
 mod validate;
@@ -37,6 +39,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args, &bars),
         Command::Serve(args) => serve::serve(&args, &bars),
         Command::Validate(args) => validate::validate(&args),
+        Command::SelfCheck(args) => self_check::self_check(&args),
         Command::Inspect(args) => inspect::inspect(&args),
     });
     match done {

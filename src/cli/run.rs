@@ -11,13 +11,13 @@ use std::{fs, io};
 /// Runs the cascade; everything that can fail cheaply is tried before the work starts.
 pub fn run(args: &RunArgs, bars: &MultiProgress) -> anyhow::Result<()> {
     interrupt::listen(exit::INTERRUPTED.into(), || {});
-    let options = case::execution_options(&args.case)?;
+    let options = case::execution_options(&args.case.compute)?;
     let progress = case::begin(bars);
     let (case, outputs) = case::find_case(&args.case)?;
     if let Some(file) = &args.overlay {
         check_writable(file)?;
     }
-    let cascade = case::open_cascade(&args.case)?;
+    let cascade = case::open_cascade(&args.case.compute)?;
     case::run_case(&cascade.begin(options), &case, &outputs, args.overlay.as_deref(), &progress)
 }
 

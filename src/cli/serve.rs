@@ -24,7 +24,7 @@ pub fn serve(args: &ServeArgs, bars: &MultiProgress) -> anyhow::Result<()> {
     let address = SocketAddr::from((args.host, args.port));
     let listener = TcpListener::bind(address).with_context(|| format!("{address}: cannot be listened on"))?;
     tracing::info!(address = %listener.local_addr()?, "listening");
-    let options = case::execution_options(&args.case)?;
+    let options = case::execution_options(&args.case.compute)?;
     let http = thread::Builder::new().spawn({
         let server = server.clone();
         move || server.serve(listener)
@@ -59,7 +59,7 @@ fn work(
     requests: &Receiver<Request>,
     bars: &MultiProgress,
 ) -> anyhow::Result<()> {
-    let cascade = case::open_cascade(args)?;
+    let cascade = case::open_cascade(&args.compute)?;
     let cascade = cascade.begin(options);
     let KeptFolds { kept, all } = cascade.get_ready()?;
     server.ready();

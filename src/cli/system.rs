@@ -8,6 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
+/// The folder for what may be lost and is better kept: the user's cache folder, where there is one.
+pub fn cache_folder() -> Option<PathBuf> {
+    let folder = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|f| f.is_absolute());
+    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))?;
+    Some(cache.join("pdac-cascade"))
+}
+
 /// The system whose files lie under a folder.
 pub struct System<'a> {
     root: &'a str,

@@ -113,6 +113,25 @@ impl Plan {
         self.places[id.0].clone()
     }
 
+    /// Where values lie that have other lengths than on the CPU, and the length of all: `len_of` tells them, in elements.
+    ///
+    /// `None` if memory could not hold them.
+    pub fn places(&self, len_of: impl Fn(ValueShape) -> usize) -> Option<(Vec<Range<usize>>, usize)> {
+        let places = place(&lives(&self.steps, &self.operands, self.head.features, len_of))?;
+        let len = places.iter().map(|p| p.end).max().unwrap_or(0);
+        Some((places, len))
+    }
+
+    /// Index of a value among [`Plan::places`].
+    pub fn index(&self, id: ValueId) -> usize {
+        id.0
+    }
+
+    /// All values.
+    pub fn operands(&self) -> &[Operand] {
+        &self.operands
+    }
+
     /// Floats of the buffer.
     pub fn buffer_len(&self) -> usize {
         self.places.iter().map(|p| p.end).max().unwrap_or(0)
@@ -279,17 +298,8 @@ impl PlanBuilder {
         if let Some(layer) = self.too_large.take() {
             return Err(PlanError::TooLarge { patch, layer });
         }
-        // The input is written before the first step, the features are read after the last.
-        let mut lives: Vec<Life> =
-            self.operands.iter().map(|o| Life { len: o.shape.storage_len(), steps: 0..=0 }).collect();
-        for (step, i) in self.steps.iter().zip(1..) {
-            lives[step.output.0].steps = i..=i;
-            for s in &step.sources {
-                lives[s.0].steps = *lives[s.0].steps.start()..=i;
-            }
-        }
-        let features = &mut lives[head.features.0].steps;
-        *features = *features.start()..=self.steps.len() + 1;
+        let storage = |shape: ValueShape| shape.storage_len();
+        let lives = lives(&self.steps, &self.operands, head.features, storage);
         let Some(places) = place(&lives) else {
             return Err(PlanError::TooLarge { patch, layer: "the network".to_owned() });
         };
@@ -302,6 +312,25 @@ impl PlanBuilder {
 struct Life {
     len: usize,
     steps: RangeInclusive<usize>,
+}
+
+/// How long each value is needed: the input is written before the first step, the features are read after the last.
+fn lives(
+    steps: &[Step],
+    operands: &[Operand],
+    features: ValueId,
+    len_of: impl Fn(ValueShape) -> usize,
+) -> Vec<Life> {
+    let mut lives: Vec<Life> = operands.iter().map(|o| Life { len: len_of(o.shape), steps: 0..=0 }).collect();
+    for (step, i) in steps.iter().zip(1..) {
+        lives[step.output.0].steps = i..=i;
+        for s in &step.sources {
+            lives[s.0].steps = *lives[s.0].steps.start()..=i;
+        }
+    }
+    let features = &mut lives[features.0].steps;
+    *features = *features.start()..=steps.len() + 1;
+    lives
 }
 
 /// Floats that places are multiples of: a cache line.

@@ -2,7 +2,7 @@
 
 use super::plan::{Head, Plan, Step, StepKind, ValueId};
 use crate::ops::{
-    self, Arithmetic, Conv3d, InstanceNorm, Operand, Operator, SegmentationHead, TransposedConv3d, Within,
+    self, Backend, Conv3d, InstanceNorm, Operand, Operator, SegmentationHead, TransposedConv3d, Within,
 };
 use candle_core::{DType, Result, Tensor, bail};
 use std::collections::HashMap;
@@ -13,6 +13,15 @@ enum Layer {
     Upsample(Box<TransposedConv3d>),
 }
 
+impl Layer {
+    fn operator(&self) -> &dyn Operator {
+        match self {
+            Self::Conv(conv) => conv.as_ref(),
+            Self::Upsample(up) => up.as_ref(),
+        }
+    }
+}
+
 /// One set of parameters (one fold), packed for a plan.
 pub struct Weights {
     layers: Vec<Layer>,
@@ -20,7 +29,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Packs the tensors of a state dict (float32, PyTorch layout) for `plan`.
+    /// Packs the tensors of a state dict (float32, PyTorch layout) for `plan` and what computes.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape than the plan needs.
@@ -28,25 +37,30 @@ impl Weights {
         plan: &Plan,
         tensors: HashMap<String, Tensor>,
         norm_eps: f64,
-        arithmetic: Arithmetic,
+        backend: impl Into<Backend>,
     ) -> Result<Self> {
+        let backend = backend.into();
         let mut parameters = Parameters(tensors);
         let layers = plan
             .steps()
             .iter()
             .map(|step| {
                 let operands: Vec<Operand> = step.sources.iter().map(|&s| plan.operand(s)).collect();
-                let out_channels = plan.operand(step.output).shape.channels;
-                pack_layer(step, &operands, out_channels, &mut parameters, norm_eps, arithmetic)
+                pack_layer(step, &operands, plan.operand(step.output), &mut parameters, norm_eps, backend)
             })
             .collect::<Result<_>>()?;
-        let head = pack_head(plan, &mut parameters, arithmetic)?;
+        let head = pack_head(plan, &mut parameters, backend)?;
         Ok(Self { layers, head })
     }
 
     /// The segmentation head.
     pub fn head(&self) -> &SegmentationHead {
         &self.head
+    }
+
+    /// The operator of each step.
+    pub(super) fn operators(&self) -> impl Iterator<Item = &dyn Operator> {
+        self.layers.iter().map(Layer::operator)
     }
 }
 
@@ -72,22 +86,23 @@ impl Parameters {
     }
 }
 
-fn pack_head(plan: &Plan, parameters: &mut Parameters, arithmetic: Arithmetic) -> Result<SegmentationHead> {
+fn pack_head(plan: &Plan, parameters: &mut Parameters, backend: Backend) -> Result<SegmentationHead> {
     let Head { parameters: here, features, classes } = plan.head();
     let features = plan.operand(*features);
     let weight = parameters.take(&format!("{here}.weight"), &[*classes, features.shape.channels, 1, 1, 1])?;
     let bias = parameters.take_if_any(&format!("{here}.bias"), &[*classes])?;
-    SegmentationHead::new(features, &weight, bias.as_ref(), arithmetic)
+    SegmentationHead::new(features, &weight, bias.as_ref(), backend)
 }
 
 fn pack_layer(
     step: &Step,
     operands: &[Operand],
-    out_channels: usize,
+    output: Operand,
     parameters: &mut Parameters,
     eps: f64,
-    arithmetic: Arithmetic,
+    backend: Backend,
 ) -> Result<Layer> {
+    let out_channels = output.shape.channels;
     let here = &step.parameters;
     let in_channels: usize = operands.iter().map(|o| o.shape.channels).sum();
     match &step.kind {
@@ -96,33 +111,27 @@ fn pack_layer(
             let [z, y, x] = shape.kernel;
             let weight = parameters.take(&format!("{conv}.weight"), &[out_channels, in_channels, z, y, x])?;
             let bias = parameters.take_if_any(&format!("{conv}.bias"), &[out_channels])?;
-            let norm = norm.then(|| instance_norm(parameters, here, out_channels, eps)).transpose()?;
-            Ok(Layer::Conv(Box::new(Conv3d::new(
-                *shape,
-                operands,
-                &weight,
-                bias.as_ref(),
-                norm,
-                arithmetic,
-            )?)))
+            let norm = norm.then(|| instance_norm(parameters, here, output, eps)).transpose()?;
+            Ok(Layer::Conv(Box::new(Conv3d::new(*shape, operands, &weight, bias.as_ref(), norm, backend)?)))
         }
         StepKind::Upsample { stride } => {
             let [z, y, x] = *stride;
             let weight = parameters.take(&format!("{here}.weight"), &[in_channels, out_channels, z, y, x])?;
             let bias = parameters.take_if_any(&format!("{here}.bias"), &[out_channels])?;
-            let up = TransposedConv3d::new(*stride, operands[0], &weight, bias.as_ref(), arithmetic)?;
+            let up = TransposedConv3d::new(*stride, operands[0], &weight, bias.as_ref(), backend)?;
             Ok(Layer::Upsample(Box::new(up)))
         }
     }
 }
 
 /// The norm's parameters; without affine parameters, weight 1 and bias 0.
-fn instance_norm(parameters: &mut Parameters, here: &str, channels: usize, eps: f64) -> Result<InstanceNorm> {
+fn instance_norm(parameters: &mut Parameters, here: &str, output: Operand, eps: f64) -> Result<InstanceNorm> {
+    let (channels, negative_slope) = (output.shape.channels, output.negative_slope);
     let mut or = |name: &str, default: f32| {
         let found = parameters.take_if_any(&format!("{here}.norm.{name}"), &[channels])?;
         found.map_or_else(|| Ok(vec![default; channels]), |tensor| tensor.to_vec1::<f32>())
     };
-    Ok(InstanceNorm { weight: or("weight", 1.0)?, bias: or("bias", 0.0)?, eps })
+    Ok(InstanceNorm { weight: or("weight", 1.0)?, bias: or("bias", 0.0)?, eps, negative_slope })
 }
 
 /// The buffer of a plan. While tiles run nothing of the size of a value is allocated.
@@ -180,14 +189,10 @@ impl Runner {
     /// # Errors
     /// If the weights were packed for another plan.
     pub fn run_observed(&self, weights: &Weights, mut observer: impl FnMut(usize)) -> Result<()> {
-        for (index, (step, layer)) in self.plan.steps().iter().zip(&weights.layers).enumerate() {
-            let operator: &dyn Operator = match layer {
-                Layer::Conv(conv) => conv.as_ref(),
-                Layer::Upsample(up) => up.as_ref(),
-            };
+        for (index, (step, operator)) in self.plan.steps().iter().zip(weights.operators()).enumerate() {
             let sources = step.sources.iter().map(|&s| self.plan.place(s)).collect();
             let output = self.plan.place(step.output);
-            self.buffer.inplace_op1(&Within { operator, sources, output })?;
+            self.buffer.inplace_op1(&Within { operator, sources, output, samples: 1 })?;
             observer(index);
         }
         Ok(())

@@ -7,7 +7,7 @@ mod decision;
 
 use super::dataset::OutputKind;
 use super::model_folder::ModelFolder;
-use super::predictor::{LogitReader, Logits, Preprocessed};
+use super::predictor::{LogitReader, Logits, Preprocessed, ScanGrid};
 use super::preprocessing::{BoundingBox, transpose};
 use super::resampling::{LogitGrids, Resampling, STRIP, SlabResampler, Strip};
 use crate::imaging::memory::bytes;
@@ -62,7 +62,7 @@ pub fn segment(
     request: SegmentationRequest,
 ) -> Segmentation {
     let (depth, height, width, _) = logits.values.dim();
-    let mut export = Export::new(model, scan, [depth, height, width], logits.half, request);
+    let mut export = Export::new(model, scan.grid(), [depth, height, width], logits.half, request);
     export.take(0, logits.values.view());
     export.finish()
 }
@@ -84,14 +84,47 @@ impl<'m> Export<'m> {
     /// Nothing is decided yet of `scan`, whose image had this `shape` for the network; `half` as in [`Logits`].
     pub fn new(
         model: &'m ModelFolder,
-        scan: &Preprocessed,
+        scan: ScanGrid,
         shape: [usize; 3],
         half: bool,
         request: SegmentationRequest,
     ) -> Self {
         let grids = logit_grids(model, scan, shape, half);
-        let Preprocessed { full_shape, crop, .. } = *scan;
+        let ScanGrid { full_shape, crop, .. } = scan;
         Self { model, grids, segmentation: None, full_shape, crop, request, done: 0 }
+    }
+
+    /// How logits come to the grid of the crop.
+    #[cfg(feature = "cuda")]
+    pub fn grids(&self) -> &LogitGrids {
+        &self.grids
+    }
+
+    /// What is kept of the prediction.
+    #[cfg(feature = "cuda")]
+    pub fn request(&self) -> SegmentationRequest {
+        self.request
+    }
+
+    /// The model's heads.
+    #[cfg(feature = "cuda")]
+    pub fn output_kind(&self) -> &'m OutputKind {
+        &self.model.dataset.output
+    }
+
+    /// Takes slices of the crop that were decided elsewhere, (slice, y, x); probabilities only if they are asked for.
+    #[cfg(feature = "cuda")]
+    pub fn put(&mut self, slices: Range<usize>, labels: &[u16], probability: &[f32]) {
+        let ([z0, y0, x0], [_, y1, x1]) = (self.crop.start, self.crop.stop);
+        let none = || undecided(&self.model.dataset.output, self.full_shape, self.request);
+        let segmentation = self.segmentation.get_or_insert_with(none);
+        let (rows, columns) = (y1 - y0, x1 - x0);
+        self.done = slices.end;
+        let inside = s![z0 + slices.start..z0 + slices.end, y0..y1, x0..x1];
+        copy_rows(segmentation.labels.slice_mut(inside), labels, rows, columns);
+        if let Some(kept) = &mut segmentation.probability {
+            copy_rows(kept.slice_mut(inside), probability, rows, columns);
+        }
     }
 
     /// The segmentation on the scan's grid, in its axis order, once all planes have been taken.
@@ -145,6 +178,25 @@ pub fn segment_resampled(
     let slices = 0..resampler.output_shape()[0];
     decide_slices(&mut segmentation, resampler, kind, crop, request, slices);
     segmentation
+}
+
+/// Fills a part of a volume with (slice, y, x) values.
+#[cfg(feature = "cuda")]
+fn copy_rows<T: Copy + Send + Sync>(
+    mut to: ndarray::ArrayViewMut3<'_, T>,
+    from: &[T],
+    rows: usize,
+    columns: usize,
+) {
+    let slices = to
+        .axis_iter_mut(Axis(0))
+        .into_par_iter()
+        .zip(rayon::slice::ParallelSlice::par_chunks_exact(from, (rows * columns).max(1)));
+    slices.for_each(|(mut slice, from)| {
+        for (mut row, from) in slice.axis_iter_mut(Axis(0)).zip(from.chunks_exact(columns)) {
+            row.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
+        }
+    });
 }
 
 /// What every voxel outside the crop is.
@@ -240,7 +292,7 @@ impl Decided {
 }
 
 /// What brings logits of this shape to the cropped scan's grid; `half` as in [`Logits`].
-fn logit_grids(model: &ModelFolder, scan: &Preprocessed, shape: [usize; 3], half: bool) -> LogitGrids {
+fn logit_grids(model: &ModelFolder, scan: ScanGrid, shape: [usize; 3], half: bool) -> LogitGrids {
     let configuration = &model.configuration;
     let resampling = &configuration.probability_resampling;
     LogitGrids::new(shape, scan.crop.shape(), configuration.spacing, scan.spacing, resampling)
@@ -258,7 +310,7 @@ pub fn for_each_slab(
     let [depth, height, width] = scan.crop.shape();
     let (z, y, x, heads) = logits.values.dim();
     let slices = (SLAB_FLOATS / (height * width * heads)).max(1);
-    let grids = logit_grids(model, scan, [z, y, x], logits.half);
+    let grids = logit_grids(model, scan.grid(), [z, y, x], logits.half);
     let resampler = grids.over(0, logits.values.view());
     for start in (0..depth).step_by(slices) {
         let z = start..(start + slices).min(depth);

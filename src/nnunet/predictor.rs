@@ -5,6 +5,8 @@
 mod constant_tiles;
 mod fold_mean;
 mod folds;
+#[cfg(feature = "cuda")]
+mod on_gpu;
 mod sums;
 mod tiles;
 
@@ -19,7 +21,9 @@ use super::sliding_window::{Accumulate, Tiling, importance_map, mirrorings};
 use crate::imaging::memory::{MemoryGauge, NotEnoughMemory, bytes};
 use crate::imaging::resampling::{GridTooLarge, check_size};
 use crate::network::{Plan, PlanError, Runner};
-use crate::ops::{AddLogits, Arithmetic, Mirroring};
+#[cfg(feature = "cuda")]
+use crate::ops::cuda_error;
+use crate::ops::{AddLogits, Arithmetic, Backend, Cuda, CudaError, Mirroring};
 use candle_core::{DType, Device, Tensor};
 use folds::FoldQueue;
 pub use folds::Folds;
@@ -31,7 +35,7 @@ use sums::{Sums, bands};
 use tiles::{Tiles, run_network};
 
 /// How a model is run.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 pub struct PredictOptions {
     /// Distance of neighbouring tiles in patches, in (0, 1]; nnU-Net's default is 0.5.
     pub step: f64,
@@ -41,6 +45,15 @@ pub struct PredictOptions {
     pub accumulate: Accumulate,
     /// Instruction set and precision of the CPU kernels.
     pub arithmetic: Arithmetic,
+    /// The GPU to compute on; what it has not the memory for is computed on the CPU.
+    pub gpu: Option<Cuda>,
+}
+
+impl PredictOptions {
+    /// What the networks run on.
+    pub fn backend(&self) -> Backend {
+        self.gpu.map_or(Backend::Cpu(self.arithmetic), Backend::Cuda)
+    }
 }
 
 /// Why a prediction failed.
@@ -79,6 +92,9 @@ pub enum PredictError {
     /// There is not the memory for the networks' images, activations or sums.
     #[error(transparent)]
     Memory(#[from] NotEnoughMemory),
+    /// The GPU failed, or has not the memory for anything.
+    #[error(transparent)]
+    Gpu(Box<CudaError>),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(Box<candle_core::Error>),
@@ -89,7 +105,25 @@ pub enum PredictError {
 
 impl From<candle_core::Error> for PredictError {
     fn from(error: candle_core::Error) -> Self {
+        #[cfg(feature = "cuda")]
+        if let Some(error) = cuda_error(&error) {
+            return Self::Gpu(Box::new(error.clone()));
+        }
         Self::Tensor(Box::new(error))
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl PredictError {
+    /// Whether the GPU had not the memory that was asked for.
+    fn is_out_of_gpu_memory(&self) -> bool {
+        matches!(self, Self::Gpu(error) if error.is_out_of_memory())
+    }
+}
+
+impl From<CudaError> for PredictError {
+    fn from(error: CudaError) -> Self {
+        Self::Gpu(Box::new(error))
     }
 }
 
@@ -143,34 +177,12 @@ impl Preprocessed {
         spacing: [f64; 3],
         memory: MemoryGauge,
     ) -> Result<Self, PredictError> {
-        let configuration = &model.configuration;
-        let expected = configuration.normalization.len();
-        let shapes: Vec<_> = channels.iter().map(|c| c.shape().to_vec()).collect();
-        if channels.len() != expected || shapes.windows(2).any(|w| w[0] != w[1]) {
-            let got = format!("{shapes:?}");
-            return Err(PredictError::Channels { path: model.path.clone(), expected, got });
-        }
-        let channels: Vec<_> = channels.into_iter().map(|c| transpose(c, model.transpose_forward)).collect();
-        let spacing = permute(spacing, model.transpose_forward);
-        let (z, y, x) = channels[0].dim();
-        let full_shape = [z, y, x];
-        let crop = nonzero_box(&channels.iter().map(|c| c.view()).collect::<Vec<_>>());
-        let cropped: Vec<_> = channels.into_iter().map(|c| crop.cut(c)).collect();
-        let masked = configuration.normalization.iter().any(super::plans::ChannelNormalization::needs_mask);
-        let mask = masked.then(|| nonzero_mask(&cropped.iter().map(|c| c.view()).collect::<Vec<_>>()));
-        let target = new_shape(crop.shape(), spacing, configuration.spacing).map(|n| n.max(1));
-        check_size(target, spacing, configuration.spacing)?;
-        if target != crop.shape() {
-            let asked = bytes(&target, size_of::<f32>()) * cropped.len() as u128;
-            memory.check("the scan's voxels at the network's spacing", asked)?;
-        }
-        let mut resampled = Vec::with_capacity(cropped.len());
-        for (mut channel, normalization) in cropped.into_iter().zip(&configuration.normalization) {
-            normalise(normalization, &mut channel, mask.as_ref())?;
-            let resampling = &configuration.data_resampling;
-            resampled.push(resample_image(channel, target, spacing, configuration.spacing, resampling));
-        }
-        Ok(Self { channels: resampled, full_shape, crop, spacing })
+        Cropped::new(model, channels, spacing)?.preprocess(model, memory)
+    }
+
+    /// Where the network's image lies in the scan.
+    pub(super) fn grid(&self) -> ScanGrid {
+        ScanGrid { full_shape: self.full_shape, crop: self.crop, spacing: self.spacing }
     }
 
     /// Shape of the network's image (z, y, x), before padding.
@@ -193,6 +205,77 @@ impl Preprocessed {
         }
         let len = flat.len();
         Tensor::from_vec(flat, len, &Device::Cpu)
+    }
+}
+
+/// Where the part of a scan that the network sees lies, all in the network's axis order.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ScanGrid {
+    /// Shape before cropping.
+    pub full_shape: [usize; 3],
+    /// Non-zero box.
+    pub crop: BoundingBox,
+    /// In mm.
+    pub spacing: [f64; 3],
+}
+
+/// A scan cropped to its non-zero voxels, not yet normalised.
+#[derive(Clone)]
+struct Cropped {
+    /// In the network's axis order, each (z, y, x).
+    channels: Vec<Array3<f32>>,
+    /// Where some channel is not zero, if a normalisation asks for it.
+    mask: Option<Array3<bool>>,
+    full_shape: [usize; 3],
+    crop: BoundingBox,
+    spacing: [f64; 3],
+    /// Shape at the network's spacing.
+    target: [usize; 3],
+}
+
+impl Cropped {
+    /// Transposes and crops a scan's channels.
+    fn new(model: &ModelFolder, channels: Vec<Array3<f32>>, spacing: [f64; 3]) -> Result<Self, PredictError> {
+        let configuration = &model.configuration;
+        let expected = configuration.normalization.len();
+        let shapes: Vec<_> = channels.iter().map(|c| c.shape().to_vec()).collect();
+        if channels.len() != expected || shapes.windows(2).any(|w| w[0] != w[1]) {
+            let got = format!("{shapes:?}");
+            return Err(PredictError::Channels { path: model.path.clone(), expected, got });
+        }
+        let channels: Vec<_> = channels.into_iter().map(|c| transpose(c, model.transpose_forward)).collect();
+        let spacing = permute(spacing, model.transpose_forward);
+        let (z, y, x) = channels[0].dim();
+        let full_shape = [z, y, x];
+        let crop = nonzero_box(&channels.iter().map(|c| c.view()).collect::<Vec<_>>());
+        let cropped: Vec<_> = channels.into_iter().map(|c| crop.cut(c)).collect();
+        let masked = configuration.normalization.iter().any(super::plans::ChannelNormalization::needs_mask);
+        let mask = masked.then(|| nonzero_mask(&cropped.iter().map(|c| c.view()).collect::<Vec<_>>()));
+        let target = new_shape(crop.shape(), spacing, configuration.spacing).map(|n| n.max(1));
+        check_size(target, spacing, configuration.spacing)?;
+        Ok(Self { channels: cropped, mask, full_shape, crop, spacing, target })
+    }
+
+    /// Where it lies in the scan.
+    fn grid(&self) -> ScanGrid {
+        ScanGrid { full_shape: self.full_shape, crop: self.crop, spacing: self.spacing }
+    }
+
+    /// Normalises and resamples the channels, if there is the memory for the network's image.
+    fn preprocess(self, model: &ModelFolder, memory: MemoryGauge) -> Result<Preprocessed, PredictError> {
+        let Self { channels, mask, full_shape, crop, spacing, target } = self;
+        let configuration = &model.configuration;
+        if target != crop.shape() {
+            let asked = bytes(&target, size_of::<f32>()) * channels.len() as u128;
+            memory.check("the scan's voxels at the network's spacing", asked)?;
+        }
+        let mut resampled = Vec::with_capacity(channels.len());
+        for (mut channel, normalization) in channels.into_iter().zip(&configuration.normalization) {
+            normalise(normalization, &mut channel, mask.as_ref())?;
+            let resampling = &configuration.data_resampling;
+            resampled.push(resample_image(channel, target, spacing, configuration.spacing, resampling));
+        }
+        Ok(Preprocessed { channels: resampled, full_shape, crop, spacing })
     }
 }
 
@@ -231,7 +314,9 @@ impl LogitReader for AllLogits {
 pub struct Predictor<'m> {
     model: &'m ModelFolder,
     options: PredictOptions,
-    runner: Runner,
+    plan: Plan,
+    /// Of the CPU; none if all is computed on a GPU.
+    runner: Option<Runner>,
     mirrorings: Vec<Mirroring>,
     memory: MemoryGauge,
     own: Folds<'m>,
@@ -271,13 +356,19 @@ impl<'m> Predictor<'m> {
         memory: MemoryGauge,
     ) -> Result<Self, PredictError> {
         let plan = plan_of(model)?;
-        memory.check("the network's activations", activation_bytes(&plan))?;
-        let runner = Runner::new(plan)?;
+        let runner = match options.gpu {
+            Some(_) => None,
+            None => {
+                memory.check("the network's activations", activation_bytes(&plan))?;
+                Some(Runner::new(plan.clone())?)
+            }
+        };
         let axes: &[usize] = if options.mirroring { &model.mirroring_axes } else { &[] };
-        let own = Folds::new(model, options.arithmetic);
+        let own = Folds::new(model, options.backend());
         Ok(Self {
             model,
             options,
+            plan,
             runner,
             mirrorings: mirrorings(axes),
             memory,
@@ -300,12 +391,29 @@ impl<'m> Predictor<'m> {
     /// # Errors
     /// If the weights cannot be loaded, or the network cannot run.
     pub fn warm_up(&self) -> Result<(), PredictError> {
-        let plan = self.runner.plan();
-        let tile = plan.operand(plan.input()).shape;
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = self.options.gpu {
+            return on_gpu::warm_up(self, gpu);
+        }
+        let tile = self.plan.operand(self.plan.input()).shape;
         let zeros = Tensor::zeros(tile.data_len(), DType::F32, &Device::Cpu)?;
         let fold = self.fold_queue().first()?;
-        run_network(&self.runner, &fold, &zeros, tile.dims, [0; 3], [false; 3])?;
+        run_network(self.runner()?, &fold, &zeros, tile.dims, [0; 3], [false; 3])?;
         Ok(())
+    }
+
+    fn runner(&self) -> candle_core::Result<&Runner> {
+        match &self.runner {
+            Some(runner) => Ok(runner),
+            None => candle_core::bail!("this predictor computes on a GPU"),
+        }
+    }
+
+    /// The same model on the CPU, with weights of its own.
+    #[cfg(feature = "cuda")]
+    fn on_cpu(&self) -> Result<Self, PredictError> {
+        let options = PredictOptions { gpu: None, ..self.options };
+        Predictor::within(self.model, options, self.memory)
     }
 
     /// Segments a scan: preprocessing, all folds over all tiles, export.
@@ -321,8 +429,28 @@ impl<'m> Predictor<'m> {
         request: SegmentationRequest,
         observer: TileObserver<'_>,
     ) -> Result<Segmentation, PredictError> {
-        let mut scan = Preprocessed::within(self.model, channels, spacing, self.memory)?;
-        let mut export = Export::new(self.model, &scan, scan.shape(), self.half(), request);
+        let scan = Cropped::new(self.model, channels, spacing)?;
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = self.options.gpu {
+            return match on_gpu::segment(self, gpu, &scan, request, observer) {
+                Err(error) if error.is_out_of_gpu_memory() => {
+                    tracing::warn!("{error}: computing on the CPU");
+                    self.on_cpu()?.segment_cropped(scan, request, observer)
+                }
+                done => done,
+            };
+        }
+        self.segment_cropped(scan, request, observer)
+    }
+
+    fn segment_cropped(
+        &self,
+        scan: Cropped,
+        request: SegmentationRequest,
+        observer: TileObserver<'_>,
+    ) -> Result<Segmentation, PredictError> {
+        let mut export = Export::new(self.model, scan.grid(), scan.target, self.half(), request);
+        let mut scan = scan.preprocess(self.model, self.memory)?;
         self.predict(&mut scan, &mut export, observer)?;
         Ok(export.finish())
     }
@@ -338,7 +466,21 @@ impl<'m> Predictor<'m> {
     ) -> Result<Logits, PredictError> {
         let [depth, height, width] = scan.shape();
         let shape = (depth, height, width, self.heads());
-        let mut all = AllLogits { values: Vec::new(), len: depth * height * width * self.heads() };
+        let new = || AllLogits { values: Vec::new(), len: depth * height * width * self.heads() };
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = self.options.gpu {
+            return match on_gpu::logits(self, gpu, scan, new, observer) {
+                Err(error) if error.is_out_of_gpu_memory() => {
+                    tracing::warn!("{error}: computing on the CPU");
+                    self.on_cpu()?.logits(scan, observer)
+                }
+                all => {
+                    let values = Array4::from_shape_vec(shape, all?.values);
+                    Ok(Logits { values: values.map_err(candle_core::Error::wrap)?, half: self.half() })
+                }
+            };
+        }
+        let mut all = new();
         self.predict(scan, &mut all, observer)?;
         let values = Array4::from_shape_vec(shape, all.values).map_err(candle_core::Error::wrap)?;
         Ok(Logits { values, half: self.half() })
@@ -353,6 +495,7 @@ impl<'m> Predictor<'m> {
     ) -> Result<(), PredictError> {
         let [depth, height, width] = scan.shape();
         let Self { options, model, .. } = self;
+        let runner = self.runner()?;
         let patch = model.configuration.patch_size;
         let tiling = Tiling::new([depth, height, width], patch, options.step);
         let bands = bands(&tiling, patch[0], model.folds.len());
@@ -361,7 +504,7 @@ impl<'m> Predictor<'m> {
         let image = scan.take_tensor()?;
         let weights = importance_map(patch, options.accumulate);
         let weights = Tensor::new(weights.as_slice(), &Device::Cpu)?;
-        let mut tiles = Tiles::new(&self.runner, &self.mirrorings, image, &tiling, weights)?;
+        let mut tiles = Tiles::new(runner, &self.mirrorings, image, &tiling, weights)?;
         let mut sums = Sums::new(depth, kept, self.heads(), model.folds.len(), options.accumulate)?;
         let total = model.folds.len() * tiling.starts.len();
         let mut done = 0;
@@ -397,19 +540,24 @@ impl<'m> Predictor<'m> {
     /// # Errors
     /// See [`PredictError`].
     pub fn raw_tile(&self, mut scan: Preprocessed, start: [isize; 3]) -> Result<Vec<f32>, PredictError> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = self.options.gpu {
+            return on_gpu::raw_tile(self, gpu, &scan, start);
+        }
+        let runner = self.runner()?;
         let fold = self.fold_queue().first()?;
         let (image_dims, mirroring) = (scan.shape(), [false; 3]);
-        run_network(&self.runner, &fold, &scan.take_tensor()?, image_dims, start, mirroring)?;
-        let logits = Tensor::zeros(self.runner.plan().logits().data_len(), DType::F32, &Device::Cpu)?;
+        run_network(runner, &fold, &scan.take_tensor()?, image_dims, start, mirroring)?;
+        let logits = Tensor::zeros(self.plan.logits().data_len(), DType::F32, &Device::Cpu)?;
         let add = AddLogits { head: fold.head(), mirroring, first: true };
-        logits.inplace_op2(&self.runner.features()?, &add)?;
+        logits.inplace_op2(&runner.features()?, &add)?;
         Ok(logits.to_vec1()?)
     }
 
     /// Asks for the sums over tiles and folds on a grid of this shape and for what becomes of the logits, and again for the
     /// activations, which were not written to before the first tile.
     fn check_memory(&self, kept: [usize; 3], results: u128) -> Result<(), NotEnoughMemory> {
-        let plan = self.runner.plan();
+        let plan = &self.plan;
         let sums = Sums::bytes(kept, self.heads(), self.options.accumulate);
         let tile = plan.logits();
         let tile_sums =
@@ -424,7 +572,7 @@ impl<'m> Predictor<'m> {
     }
 
     fn heads(&self) -> usize {
-        self.runner.plan().head().classes
+        self.plan.head().classes
     }
 
     fn half(&self) -> bool {

@@ -146,7 +146,50 @@ impl ChannelNormalization {
     }
 }
 
+/// What normalisation makes of an intensity `v`: `(clip(v) − mean) / std`, in float32.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct IntensityMap {
+    /// Lower and upper bound.
+    pub clip: Option<[f32; 2]>,
+    /// What is subtracted.
+    pub mean: f32,
+    /// What is divided by.
+    pub std: f32,
+    /// Voxels outside the non-zero mask keep their value.
+    pub masked: bool,
+}
+
+impl IntensityMap {
+    #[inline]
+    fn apply(&self, v: f32) -> f32 {
+        let v = self.clip.map_or(v, |[lower, upper]| clip(v, lower, upper));
+        (v - self.mean) / self.std
+    }
+}
+
 /// Normalises one (cropped) channel in place, in float32; the result does not depend on the number of threads.
+///
+/// # Errors
+/// As [`intensity_map`].
+pub fn normalise(
+    normalization: &ChannelNormalization,
+    data: &mut Array3<f32>,
+    mask: Option<&Array3<bool>>,
+) -> Result<(), NormalizationError> {
+    let Some(map) = intensity_map(normalization, data, mask)? else { return Ok(()) };
+    match mask.filter(|_| map.masked) {
+        Some(mask) => Zip::from(data).and(mask).par_for_each(|v, inside| {
+            if *inside {
+                *v = map.apply(*v);
+            }
+        }),
+        None => data.par_mapv_inplace(|v| map.apply(v)),
+    }
+    Ok(())
+}
+
+/// What normalisation makes of the intensities of one (cropped) channel; `None`: nothing. It does not depend on the number
+/// of threads.
 ///
 /// `mask` is [`nonzero_mask`] of the cropped image, and needed only where [`ChannelNormalization::needs_mask`]; voxels
 /// outside it keep their value. Deviation: z-score's mean and standard deviation are summed in float64, where numpy
@@ -155,18 +198,19 @@ impl ChannelNormalization {
 ///
 /// # Errors
 /// If the mask is missing or of another shape, or intensities for `RGBTo01Normalization` are not from 0 to 255.
-pub fn normalise(
+pub fn intensity_map(
     normalization: &ChannelNormalization,
-    data: &mut Array3<f32>,
+    data: &Array3<f32>,
     mask: Option<&Array3<bool>>,
-) -> Result<(), NormalizationError> {
+) -> Result<Option<IntensityMap>, NormalizationError> {
     let intensity = &normalization.intensity;
-    match normalization.scheme {
-        NormalizationScheme::None => {}
+    let all = |mean: f32, std: f32| IntensityMap { clip: None, mean, std, masked: false };
+    Ok(Some(match normalization.scheme {
+        NormalizationScheme::None => return Ok(None),
         NormalizationScheme::Ct => {
             let [lower, upper] = [intensity.percentile_00_5 as f32, intensity.percentile_99_5 as f32];
             let [mean, std] = [intensity.mean as f32, intensity.std.max(f64::from(EPSILON)) as f32];
-            data.par_mapv_inplace(|v| (clip(v, lower, upper) - mean) / std);
+            IntensityMap { clip: Some([lower, upper]), ..all(mean, std) }
         }
         NormalizationScheme::ZScore if normalization.use_mask => {
             let mask =
@@ -175,31 +219,24 @@ pub fn normalise(
                     got: mask.map(|m| m.shape().to_vec()),
                 })?;
             let (mean, std) = mean_and_std(data, Some(mask));
-            let z_score = |v: &mut f32, inside: &bool| {
-                if *inside {
-                    *v = (*v - mean) / std;
-                }
-            };
-            Zip::from(data).and(mask).par_for_each(z_score);
+            IntensityMap { masked: true, ..all(mean, std) }
         }
         NormalizationScheme::ZScore => {
             let (mean, std) = mean_and_std(data, None);
-            data.par_mapv_inplace(|v| (v - mean) / std);
+            all(mean, std)
         }
         NormalizationScheme::RescaleTo01 => {
             let (min, max) = range(data);
-            let width = (max - min).max(EPSILON);
-            data.par_mapv_inplace(|v| (v - min) / width);
+            all(min, (max - min).max(EPSILON))
         }
         NormalizationScheme::RgbTo01 => {
             let (min, max) = range(data);
             if min < 0.0 || max > 255.0 {
                 return Err(NormalizationError::NotRgb { min, max });
             }
-            data.par_mapv_inplace(|v| v / 255.0);
+            all(0.0, 255.0)
         }
-    }
-    Ok(())
+    }))
 }
 
 /// `numpy.clip`: NaN stays, and the upper bound wins over a lower one above it.

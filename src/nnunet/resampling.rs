@@ -140,6 +140,33 @@ fn smallest(spacing: &[f64; 3]) -> f64 {
     spacing.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
+/// How an image comes from one grid to another: an operator an axis, and the axis whose slices are clipped by themselves.
+#[cfg(feature = "cuda")]
+pub(super) struct GridChange {
+    /// Along z, y and x.
+    pub operators: [AxisOperator; 3],
+    /// The axis that is treated on its own.
+    pub separate: Option<usize>,
+    /// Whether results are clipped to the range of what they were made from.
+    pub clips: bool,
+}
+
+#[cfg(feature = "cuda")]
+impl GridChange {
+    /// As [`resample_image`] changes it.
+    pub fn of_image(
+        shape: [usize; 3],
+        new_shape: [usize; 3],
+        current_spacing: [f64; 3],
+        new_spacing: [f64; 3],
+        resampling: &Resampling,
+    ) -> Self {
+        let separate = separate_axis(resampling.force_separate_z(), current_spacing, new_spacing);
+        let operators = resampling.operators(shape, new_shape, separate);
+        Self { operators, separate, clips: shape != new_shape && resampling.clips() }
+    }
+}
+
 /// One channel, (z, y, x), resampled to `new_shape`; returned as it is where that is its shape already.
 ///
 /// The spacings (mm, in the array's axis order) only decide whether an axis is treated on its own: then each slice across

@@ -1,8 +1,10 @@
 //! 3-D convolution with bias, optional second source and the statistics of a following instance norm.
 
-use super::cpu::Arithmetic;
+use super::backend::Backend;
 use super::cpu::activation::Moments;
 use super::cpu::conv3d::{CpuConv, Geometry};
+#[cfg(feature = "cuda")]
+use super::cuda::{CudaConv, DeviceValue, Window};
 use super::value::{Activation, Operand, ValueShape};
 use super::within::Operator;
 use candle_core::{Result, Tensor, bail};
@@ -35,6 +37,8 @@ pub struct InstanceNorm {
     pub bias: Vec<f32>,
     /// Added to the variance.
     pub eps: f64,
+    /// Negative slope of the leaky ReLU that follows. On the CPU whoever reads the value applies it, see [`Operand`].
+    pub negative_slope: f32,
 }
 
 /// A convolution over one input, or over the channel-wise concatenation of two that is never built.
@@ -43,8 +47,17 @@ pub struct InstanceNorm {
 pub struct Conv3d {
     operands: Vec<Operand>,
     out: ValueShape,
-    norm: Option<(InstanceNorm, Mutex<Moments>)>,
-    cpu: CpuConv,
+    side: Side,
+}
+
+/// What the convolution is packed for.
+enum Side {
+    Cpu {
+        conv: Box<CpuConv>,
+        norm: Option<(InstanceNorm, Mutex<Moments>)>,
+    },
+    #[cfg(feature = "cuda")]
+    Cuda(CudaConv),
 }
 
 impl Conv3d {
@@ -60,7 +73,7 @@ impl Conv3d {
         weight: &Tensor,
         bias: Option<&Tensor>,
         norm: Option<InstanceNorm>,
-        arithmetic: Arithmetic,
+        backend: impl Into<Backend>,
     ) -> Result<Self> {
         let [kz, ky, kx] = shape.kernel;
         let inputs: Vec<usize> = operands.iter().map(|o| o.shape.channels).collect();
@@ -92,11 +105,25 @@ impl Conv3d {
             in_dims: operands[0].shape.dims,
             out_dims: out.dims,
         };
-        let cpu = CpuConv::new(geometry, operands, &bias, arithmetic, |o, i, tap, x| {
-            values[((o * total + i) * kz * ky + tap) * kx + x]
-        });
-        let norm = norm.map(|norm| (norm, Mutex::new(Moments::empty(shape.out_channels))));
-        Ok(Self { operands: operands.to_vec(), out, norm, cpu })
+        let side = match backend.into() {
+            Backend::Cpu(arithmetic) => {
+                let conv = CpuConv::new(geometry, operands, &bias, arithmetic, |o, i, tap, x| {
+                    values[((o * total + i) * kz * ky + tap) * kx + x]
+                });
+                let norm = norm.map(|norm| (norm, Mutex::new(Moments::empty(shape.out_channels))));
+                Side::Cpu { conv: Box::new(conv), norm }
+            }
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => {
+                let window = Window { kernel: shape.kernel, stride: shape.stride };
+                let sources: Vec<ValueShape> = operands.iter().map(|o| o.shape).collect();
+                let weight = |o, i, tap| values[(o * total + i) * kz * ky * kx + tap];
+                Side::Cuda(CudaConv::new(cuda, &window, &sources, out, &bias, norm.as_ref(), weight)?)
+            }
+            #[cfg(not(feature = "cuda"))]
+            Backend::Cuda(none) => match none {},
+        };
+        Ok(Self { operands: operands.to_vec(), out, side })
     }
 }
 
@@ -113,10 +140,15 @@ impl Operator for Conv3d {
         let views = self.operands.iter().zip(sources).map(|(operand, source)| operand.view(source, op));
         let views: Vec<Activation<'_>> = views.collect::<Result<_>>()?;
         let mut out = self.out.view_mut(output, op)?;
-        match &self.norm {
+        let (conv, norm) = match &self.side {
+            Side::Cpu { conv, norm } => (conv, norm),
+            #[cfg(feature = "cuda")]
+            Side::Cuda(_) => bail!("{op}: packed for a GPU"),
+        };
+        match norm {
             Some((norm, moments)) => {
                 let mut moments = moments.lock().unwrap_or_else(PoisonError::into_inner);
-                self.cpu.run(&views, &mut out, Some(&mut moments));
+                conv.run(&views, &mut out, Some(&mut moments));
                 for c in 0..self.out.channels {
                     let (mean, variance) = moments.mean_and_variance(c);
                     let scale = f64::from(norm.weight[c]) / (variance + norm.eps).sqrt();
@@ -125,11 +157,24 @@ impl Operator for Conv3d {
                 }
             }
             None => {
-                self.cpu.run(&views, &mut out, None);
+                conv.run(&views, &mut out, None);
                 out.scale.fill(1.0);
                 out.shift.fill(0.0);
             }
         }
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn run_on_gpu(&self, samples: usize, output: DeviceValue, sources: &[DeviceValue]) -> Result<()> {
+        match &self.side {
+            Side::Cuda(conv) if sources.len() == self.operands.len() => {
+                Ok(conv.run(samples, output, sources)?)
+            }
+            Side::Cuda(_) => {
+                bail!("{}: {} sources, expected {}", self.name(), sources.len(), self.operands.len())
+            }
+            Side::Cpu { .. } => bail!("{}: packed for the CPU", self.name()),
+        }
     }
 }

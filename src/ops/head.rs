@@ -4,8 +4,11 @@
 //! [`AccumulateLogits`] finishes the tile with the last (or only) mirroring: its logits join the sum, and the mean goes,
 //! weighted, into the accumulator of the whole image.
 
+use super::backend::Backend;
+use super::cpu::PackedWeights;
 use super::cpu::head::LogitRows;
-use super::cpu::{Arithmetic, PackedWeights};
+#[cfg(feature = "cuda")]
+use super::cuda::CudaHead;
 use super::tile::{Mirroring, Placement, Sum, add_weighted, check_accumulator};
 use super::value::{Operand, ValueShape, floats, floats_mut};
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor, bail};
@@ -17,7 +20,15 @@ const ROWS: usize = 4;
 /// The 1×1×1 convolution from features to classes, packed.
 pub struct SegmentationHead {
     features: Operand,
-    weights: PackedWeights,
+    classes: usize,
+    side: Side,
+}
+
+/// What the head is packed for.
+enum Side {
+    Cpu(PackedWeights),
+    #[cfg(feature = "cuda")]
+    Cuda(CudaHead),
 }
 
 impl SegmentationHead {
@@ -31,7 +42,7 @@ impl SegmentationHead {
         features: Operand,
         weight: &Tensor,
         bias: Option<&Tensor>,
-        arithmetic: Arithmetic,
+        backend: impl Into<Backend>,
     ) -> Result<Self> {
         let (classes, channels, z, y, x) = weight.dims5()?;
         if channels != features.shape.channels || [z, y, x] != [1; 3] {
@@ -49,14 +60,40 @@ impl SegmentationHead {
         if bias.len() != classes {
             bail!("segmentation head: bias has {} elements, expected {classes}", bias.len());
         }
-        let weights =
-            PackedWeights::pack(arithmetic, 1, &bias, 1, &[channels], |_, _, c, o| values[o * channels + c]);
-        Ok(Self { features, weights })
+        let side = match backend.into() {
+            Backend::Cpu(arithmetic) => {
+                let weight = |_, _, c, o| values[o * channels + c];
+                Side::Cpu(PackedWeights::pack(arithmetic, 1, &bias, 1, &[channels], weight))
+            }
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => Side::Cuda(CudaHead::new(cuda, features.shape, &values, &bias)?),
+            #[cfg(not(feature = "cuda"))]
+            Backend::Cuda(none) => match none {},
+        };
+        Ok(Self { features, classes, side })
+    }
+
+    /// The weights, packed for the CPU.
+    fn on_cpu(&self) -> Result<&PackedWeights> {
+        match &self.side {
+            Side::Cpu(weights) => Ok(weights),
+            #[cfg(feature = "cuda")]
+            Side::Cuda(_) => bail!("segmentation head: packed for a GPU"),
+        }
+    }
+
+    /// The head on the GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_gpu(&self) -> Result<&CudaHead> {
+        match &self.side {
+            Side::Cuda(head) => Ok(head),
+            Side::Cpu(_) => bail!("segmentation head: packed for the CPU"),
+        }
     }
 
     /// Grid of the tile and number of classes.
     pub fn logits(&self) -> ValueShape {
-        ValueShape { dims: self.features.shape.dims, channels: self.weights.out_channels }
+        ValueShape { dims: self.features.shape.dims, channels: self.classes }
     }
 }
 
@@ -92,7 +129,7 @@ impl InplaceOp2 for AddLogits<'_> {
             bail!("{op}: sum holds {} floats, expected {}", sum.len(), tile.data_len());
         }
         let [_, height, width] = tile.dims;
-        let logits = LogitRows::new(&self.head.weights, features, self.mirroring);
+        let logits = LogitRows::new(self.head.on_cpu()?, features, self.mirroring);
         sum.par_chunks_mut(width * tile.channels).enumerate().with_min_len(ROWS).for_each(|(i, row)| {
             logits.with_row(i / height, i % height, |logits| {
                 if self.first {
@@ -176,7 +213,7 @@ impl InplaceOp3 for AccumulateLogits<'_> {
             let others = others.map(<[f32]>::len);
             bail!("{op}: {} weights and a sum of {others:?} floats given, expected {tile:?}", weights.len());
         }
-        let logits = LogitRows::new(&self.head.weights, features, self.mirroring);
+        let logits = LogitRows::new(self.head.on_cpu()?, features, self.mirroring);
         match dst {
             CpuStorage::F32(total) => self.add(total, &logits, others, weights),
             CpuStorage::F16(total) => self.add(total, &logits, others, weights),

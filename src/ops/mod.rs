@@ -7,9 +7,16 @@
 //! `leaky_relu(scale · x + shift)` on the fly. The arithmetic is that of conv → instance norm → leaky ReLU, one
 //! pass over memory instead of three.
 
+mod backend;
 mod buffer;
 mod conv3d;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "no_cuda.rs"]
+pub(crate) mod cuda;
+mod gpu;
 mod head;
 mod residual_add;
 mod tile;
@@ -17,9 +24,16 @@ mod transposed_conv3d;
 mod value;
 mod within;
 
+pub use backend::Backend;
 pub use buffer::zeros;
 pub use conv3d::{Conv3d, ConvShape, InstanceNorm};
 pub use cpu::{Arithmetic, Isa, Precision, UnavailableIsa, peak_flops};
+#[cfg(feature = "cuda")]
+pub use cuda::DeviceValue;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::cuda_error;
+pub use cuda::{Cuda, CudaError, CudaUnavailable};
+pub use gpu::{CudaOptions, CudaPrecision, Description, KernelCode};
 pub use head::{AccumulateLogits, AddLogits, SegmentationHead};
 pub use residual_add::ResidualAdd;
 pub use tile::{AccumulateTile, DiscardFront, DivideByWeights, GatherTile, Mirroring};

@@ -1,7 +1,9 @@
 //! The end of a residual block: norm, sum with the skip connection and activation in one pass.
 
-use super::cpu::Arithmetic;
+use super::backend::Backend;
 use super::cpu::residual_add::add;
+#[cfg(feature = "cuda")]
+use super::cuda::{CudaResidualAdd, DeviceValue};
 use super::value::Operand;
 use super::within::Operator;
 use candle_core::{Result, bail};
@@ -16,7 +18,7 @@ use candle_core::{Result, bail};
 pub struct ResidualAdd {
     inputs: [Operand; 2],
     negative_slope: f32,
-    arithmetic: Arithmetic,
+    backend: Backend,
 }
 
 impl ResidualAdd {
@@ -24,12 +26,12 @@ impl ResidualAdd {
     ///
     /// # Errors
     /// If the inputs' shapes differ.
-    pub fn new(inputs: [Operand; 2], negative_slope: f32, arithmetic: Arithmetic) -> Result<Self> {
+    pub fn new(inputs: [Operand; 2], negative_slope: f32, backend: impl Into<Backend>) -> Result<Self> {
         let [a, b] = inputs.map(|i| i.shape);
         if a != b {
             bail!("residual_add: inputs have shapes {a:?} and {b:?}, expected one shape");
         }
-        Ok(Self { inputs, negative_slope, arithmetic })
+        Ok(Self { inputs, negative_slope, backend: backend.into() })
     }
 }
 
@@ -40,13 +42,23 @@ impl Operator for ResidualAdd {
 
     fn run(&self, output: &mut [f32], sources: &[&[f32]]) -> Result<()> {
         let op = self.name();
+        let Backend::Cpu(arithmetic) = self.backend else { bail!("{op}: packed for a GPU") };
         let &[first, second] = sources else { bail!("{op}: {} sources, expected two", sources.len()) };
         let [a, b] = &self.inputs;
         let (a, b) = (a.view(first, op)?, b.view(second, op)?);
         let out = self.inputs[0].shape.view_mut(output, op)?;
         out.scale.fill(1.0);
         out.shift.fill(0.0);
-        add(self.arithmetic.isa(), [a, b], self.negative_slope, out.raw);
+        add(arithmetic.isa(), [a, b], self.negative_slope, out.raw);
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn run_on_gpu(&self, samples: usize, output: DeviceValue, sources: &[DeviceValue]) -> Result<()> {
+        let op = self.name();
+        let Backend::Cuda(cuda) = self.backend else { bail!("{op}: packed for the CPU") };
+        let &[first, second] = sources else { bail!("{op}: {} sources, expected two", sources.len()) };
+        let add = CudaResidualAdd { cuda, shape: self.inputs[0].shape, negative_slope: self.negative_slope };
+        Ok(add.run(samples, output, [first, second])?)
     }
 }

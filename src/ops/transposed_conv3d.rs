@@ -1,7 +1,9 @@
 //! Transposed 3-D convolution whose kernel equals its stride, as U-Net decoders upsample.
 
-use super::cpu::Arithmetic;
+use super::backend::Backend;
 use super::cpu::conv3d::CpuConv;
+#[cfg(feature = "cuda")]
+use super::cuda::{CudaUpsample, DeviceValue};
 use super::value::{Operand, ValueShape};
 use super::within::Operator;
 use candle_core::{Result, Tensor, bail};
@@ -12,7 +14,14 @@ use candle_core::{Result, Tensor, bail};
 pub struct TransposedConv3d {
     operand: Operand,
     out: ValueShape,
-    cpu: CpuConv,
+    side: Side,
+}
+
+/// What the convolution is packed for.
+enum Side {
+    Cpu(Box<CpuConv>),
+    #[cfg(feature = "cuda")]
+    Cuda(CudaUpsample),
 }
 
 impl TransposedConv3d {
@@ -25,7 +34,7 @@ impl TransposedConv3d {
         operand: Operand,
         weight: &Tensor,
         bias: Option<&Tensor>,
-        arithmetic: Arithmetic,
+        backend: impl Into<Backend>,
     ) -> Result<Self> {
         let (input, channels, z, y, x) = weight.dims5()?;
         if input != operand.shape.channels || [z, y, x] != stride || stride.contains(&0) {
@@ -39,13 +48,26 @@ impl TransposedConv3d {
         let bias = match bias {
             Some(bias) => bias.to_vec1::<f32>()?,
             None => vec![0.0; channels],
-        }
-        .repeat(x);
-        let cpu = CpuConv::transposed(stride, operand, &bias, arithmetic, |tap, o, i| {
-            values[((i * channels + o % channels) * z * y + tap) * x + o / channels]
-        });
+        };
         let dims = std::array::from_fn(|a| operand.shape.dims[a] * stride[a]);
-        Ok(Self { operand, out: ValueShape { dims, channels }, cpu })
+        let out = ValueShape { dims, channels };
+        let side = match backend.into() {
+            Backend::Cpu(arithmetic) => {
+                let bias = bias.repeat(x);
+                let conv = CpuConv::transposed(stride, operand, &bias, arithmetic, |tap, o, i| {
+                    values[((i * channels + o % channels) * z * y + tap) * x + o / channels]
+                });
+                Side::Cpu(Box::new(conv))
+            }
+            #[cfg(feature = "cuda")]
+            Backend::Cuda(cuda) => {
+                let weight = |i, o, tap| values[(i * channels + o) * z * y * x + tap];
+                Side::Cuda(CudaUpsample::new(cuda, stride, operand.shape, out, &bias, weight)?)
+            }
+            #[cfg(not(feature = "cuda"))]
+            Backend::Cuda(none) => match none {},
+        };
+        Ok(Self { operand, out, side })
     }
 }
 
@@ -61,7 +83,20 @@ impl Operator for TransposedConv3d {
         let mut out = self.out.view_mut(output, op)?;
         out.scale.fill(1.0);
         out.shift.fill(0.0);
-        self.cpu.run(&[input], &mut out, None);
+        match &self.side {
+            Side::Cpu(conv) => conv.run(&[input], &mut out, None),
+            #[cfg(feature = "cuda")]
+            Side::Cuda(_) => bail!("{op}: packed for a GPU"),
+        }
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn run_on_gpu(&self, samples: usize, output: DeviceValue, sources: &[DeviceValue]) -> Result<()> {
+        match (&self.side, sources) {
+            (Side::Cuda(conv), &[source]) => Ok(conv.run(samples, output, source)?),
+            (Side::Cuda(_), _) => bail!("{}: {} sources, expected one", self.name(), sources.len()),
+            (Side::Cpu(_), _) => bail!("{}: packed for the CPU", self.name()),
+        }
     }
 }

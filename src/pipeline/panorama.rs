@@ -17,7 +17,7 @@ use crate::nnunet::model_folder::ModelFolder;
 use crate::nnunet::predictor::{Folds, PredictError, PredictOptions, Predictor};
 use crate::nnunet::preprocessing::BoundingBox;
 use crate::nnunet::sliding_window::Accumulate;
-use crate::ops::Arithmetic;
+use crate::ops::{Arithmetic, Backend, Cuda};
 use ndarray::{Array3, s};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,12 +31,14 @@ pub struct ExecutionOptions {
     pub arithmetic: Arithmetic,
     /// Tells how much memory there is.
     pub memory: MemoryGauge,
+    /// The GPU that the networks run on; `None`: the CPU.
+    pub gpu: Option<Cuda>,
 }
 
 impl Default for ExecutionOptions {
     fn default() -> Self {
         let (accumulate, memory) = (Accumulate::default(), MemoryGauge::UNLIMITED);
-        Self { accumulate, arithmetic: Arithmetic::detect(), memory }
+        Self { accumulate, arithmetic: Arithmetic::detect(), memory, gpu: None }
     }
 }
 
@@ -117,7 +119,8 @@ impl Panorama {
 
     /// A run of the cascade, whose first weights can be loaded before there is a scan.
     pub fn begin(&self, options: ExecutionOptions) -> PanoramaRun<'_> {
-        let [pancreas, lesion] = [&self.pancreas, &self.lesion].map(|m| Folds::new(m, options.arithmetic));
+        let backend = options.gpu.map_or(Backend::Cpu(options.arithmetic), Backend::Cuda);
+        let [pancreas, lesion] = [&self.pancreas, &self.lesion].map(|m| Folds::new(m, backend));
         PanoramaRun { cascade: self, options, pancreas, lesion }
     }
 
@@ -219,7 +222,10 @@ impl PanoramaRun<'_> {
     /// If weights cannot be loaded, or a network cannot run.
     pub fn get_ready(&self) -> Result<KeptFolds, PipelineError> {
         let memory = self.options.memory;
-        let reserve = memory.available().map_or(0, |available| available / 2);
+        let reserve = match self.options.gpu {
+            Some(gpu) => gpu.free_memory().map_err(PredictError::from)? / 2,
+            None => memory.available().map_or(0, |available| available / 2),
+        };
         let mut folds = KeptFolds { kept: 0, all: 0 };
         for model in [&self.pancreas, &self.lesion] {
             folds.kept += model.keep(memory, reserve)?;
@@ -238,7 +244,11 @@ impl PanoramaRun<'_> {
     fn warm_up(&self) -> Result<(), PredictError> {
         let PanoramaRecipe { pancreas, lesion, .. } = &self.cascade.recipe;
         for (folds, run) in [(&self.pancreas, &pancreas.model), (&self.lesion, &lesion.model)] {
-            self.predictor(folds, run, None)?.warm_up()?;
+            match self.predictor(folds, run, None)?.warm_up() {
+                // A case goes on with less: on the host in the end.
+                Err(PredictError::Gpu(error)) if error.is_out_of_memory() => tracing::warn!("{error}"),
+                done => done?,
+            }
         }
         Ok(())
     }
@@ -338,8 +348,9 @@ impl PanoramaRun<'_> {
         run: &ModelRun,
         after: Option<&'a Folds<'a>>,
     ) -> Result<Predictor<'a>, PredictError> {
-        let ExecutionOptions { accumulate, arithmetic, memory } = self.options;
-        let options = PredictOptions { step: run.step, mirroring: run.mirroring, accumulate, arithmetic };
+        let ExecutionOptions { accumulate, arithmetic, memory, gpu } = self.options;
+        let options =
+            PredictOptions { step: run.step, mirroring: run.mirroring, accumulate, arithmetic, gpu };
         Ok(Predictor::within(folds.model(), options, memory)?.with_folds(folds, after))
     }
 }

@@ -16,7 +16,7 @@ const LOGITS: f32 = 1e-3;
 const PROBABILITIES: f32 = 1e-3;
 
 fn options(accumulate: Accumulate) -> PredictOptions {
-    PredictOptions { step: 0.5, mirroring: true, accumulate, arithmetic: Arithmetic::detect() }
+    PredictOptions { step: 0.5, mirroring: true, accumulate, arithmetic: Arithmetic::detect(), gpu: None }
 }
 
 fn check_preprocessed(golden: &Golden, scan: &Preprocessed) {

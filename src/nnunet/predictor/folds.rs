@@ -7,7 +7,7 @@ use super::{PredictError, plan_of};
 use crate::imaging::memory::MemoryGauge;
 use crate::network::{Plan, Weights};
 use crate::nnunet::model_folder::{Fold, ModelFolder};
-use crate::ops::Arithmetic;
+use crate::ops::Backend;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
@@ -17,7 +17,7 @@ type Loaded = Result<Weights, PredictError>;
 /// The folds of a model, whose weights are read when they are needed unless they were loaded ahead or kept.
 pub struct Folds<'m> {
     model: &'m ModelFolder,
-    arithmetic: Arithmetic,
+    backend: Backend,
     /// The first fold, loaded ahead by whichever thread had the time; taken once.
     ahead: Mutex<Option<Loaded>>,
     /// Weights that stay, by number.
@@ -26,9 +26,9 @@ pub struct Folds<'m> {
 
 impl<'m> Folds<'m> {
     /// Nothing is loaded yet.
-    pub fn new(model: &'m ModelFolder, arithmetic: Arithmetic) -> Self {
+    pub fn new(model: &'m ModelFolder, backend: impl Into<Backend>) -> Self {
         let kept = Mutex::new(vec![None; model.folds.len()]);
-        Self { model, arithmetic, ahead: Mutex::new(None), kept }
+        Self { model, backend: backend.into(), ahead: Mutex::new(None), kept }
     }
 
     /// The model.
@@ -47,7 +47,8 @@ impl<'m> Folds<'m> {
         }
     }
 
-    /// Loads and packs every fold once, and keeps as many as leave `reserve` bytes of memory available: how many.
+    /// Loads and packs every fold once, and keeps as many as leave `reserve` bytes of memory available where the weights
+    /// are, on the host or on the GPU: how many.
     ///
     /// # Errors
     /// If a fold cannot be loaded.
@@ -55,12 +56,19 @@ impl<'m> Folds<'m> {
         let mut count = 0;
         for number in 0..self.model.folds.len() {
             let weights = self.read(number)?;
-            if memory.check("the weights of all folds", reserve.into()).is_ok() {
+            if self.leaves(memory, reserve)? {
                 lock(&self.kept)[number] = Some(Arc::new(weights));
                 count += 1;
             }
         }
         Ok(count)
+    }
+
+    fn leaves(&self, memory: MemoryGauge, reserve: u64) -> Result<bool, PredictError> {
+        Ok(match self.backend {
+            Backend::Cpu(_) => memory.check("the weights of all folds", reserve.into()).is_ok(),
+            Backend::Cuda(gpu) => gpu.free_memory()? >= reserve,
+        })
     }
 
     /// Lets go what was kept or loaded ahead: whether that was anything.
@@ -79,7 +87,7 @@ impl<'m> Folds<'m> {
     }
 
     fn read(&self, number: usize) -> Loaded {
-        read_fold(self.model, &plan_of(self.model)?, self.model.folds[number], self.arithmetic)
+        read_fold(self.model, &plan_of(self.model)?, self.model.folds[number], self.backend)
     }
 }
 
@@ -88,9 +96,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// One fold's parameters, packed for the plan.
-fn read_fold(model: &ModelFolder, plan: &Plan, fold: Fold, arithmetic: Arithmetic) -> Loaded {
+fn read_fold(model: &ModelFolder, plan: &Plan, fold: Fold, backend: Backend) -> Loaded {
     let tensors = model.load_fold(fold)?;
-    Ok(Weights::pack(plan, tensors, model.configuration.network.norm_eps, arithmetic)?)
+    Ok(Weights::pack(plan, tensors, model.configuration.network.norm_eps, backend)?)
 }
 
 /// The folds of a model one after the other, each loaded while the one before it computes.

@@ -1,5 +1,7 @@
 //! Logits resampled a few output slices at a time, so that their volume at the image's resolution never exists.
 
+#[cfg(feature = "cuda")]
+use super::GridChange;
 use super::{Resampling, clip::Clip, separate_axis};
 use crate::imaging::resampling::{
     AxisOperator, LANES, Pitch, transpose, weighted_columns, weighted_rows, with_widest_vectors,
@@ -46,6 +48,13 @@ impl LogitGrids {
     #[must_use]
     pub fn round_to_half(self, round_to_half: bool) -> Self {
         Self { round_to_half, ..self }
+    }
+
+    /// The operators, and whether results are rounded to `float16` values.
+    #[cfg(feature = "cuda")]
+    pub(in crate::nnunet) fn change(&self) -> (GridChange, bool) {
+        let Self { operators, separate, clips, round_to_half } = self.clone();
+        (GridChange { operators, separate, clips }, round_to_half)
     }
 
     /// Shape of the whole output (z, y, x).

@@ -1,0 +1,572 @@
+//! Prediction on a GPU: from the cropped scan to labels and probability nothing but the results comes back.
+//!
+//! Several runs of the network, tiles and their mirrored copies, are one batch. How many is decided from the memory that is free;
+//! where it turns out not to be enough the batch is halved, then the scan is preprocessed and its sums are kept on the host,
+//! then the caller is told.
+
+use super::sums::{Sums, bands};
+use super::{
+    AllLogits, Cropped, LogitReader, PredictError, Predictor, Preprocessed, TileObserver, TileProgress,
+};
+use crate::imaging::resampling::AxisOperator;
+use crate::network::{GpuRunner, Weights, sample_needs};
+use crate::nnunet::dataset::OutputKind;
+use crate::nnunet::export::{Decision, Export, Segmentation, SegmentationRequest};
+use crate::nnunet::preprocessing::intensity_map;
+use crate::nnunet::resampling::GridChange;
+use crate::nnunet::sliding_window::{Tiling, importance_map};
+use crate::ops::cuda::{
+    AxisWeights, ClipTo, Copies, DeviceImage, DeviceLogits, DeviceSums, IntensityTransform, Mark, Overflow,
+    TileBatch, TileSums, VoxelDecision,
+};
+use crate::ops::{AccumulateTile, Cuda, CudaError, Mirroring, ValueShape};
+use candle_core::{Device, Tensor};
+use std::thread;
+
+/// Voxels of a batch beyond which a GPU is busy: more copies at once would take memory and no less time.
+const BUSY: usize = 1 << 24;
+
+/// Part of the free memory that a batch is planned to fill, in percent: drivers and libraries take some for themselves.
+const FILLED: u128 = 90;
+
+/// Bytes that are left for the convolutions' workspace.
+const WORKSPACE: u128 = 256 << 20;
+
+/// Segments a cropped scan.
+pub(super) fn segment(
+    predictor: &Predictor<'_>,
+    gpu: Cuda,
+    scan: &Cropped,
+    request: SegmentationRequest,
+    observer: TileObserver<'_>,
+) -> Result<Segmentation, PredictError> {
+    let new = || Export::new(predictor.model, scan.grid(), scan.target, predictor.half(), request);
+    predictor.memory.check("labels and probability", new().bytes())?;
+    let export = OnGpu { predictor, gpu, scan: Scan::Cropped(scan) }.run(new, observer)?;
+    Ok(export.finish())
+}
+
+/// Mean logits of a preprocessed scan.
+pub(super) fn logits(
+    predictor: &Predictor<'_>,
+    gpu: Cuda,
+    scan: &Preprocessed,
+    new: impl Fn() -> AllLogits,
+    observer: TileObserver<'_>,
+) -> Result<AllLogits, PredictError> {
+    OnGpu { predictor, gpu, scan: Scan::Preprocessed(scan) }.run(new, observer)
+}
+
+/// The network's raw output on one tile.
+pub(super) fn raw_tile(
+    predictor: &Predictor<'_>,
+    gpu: Cuda,
+    scan: &Preprocessed,
+    start: [isize; 3],
+) -> Result<Vec<f32>, PredictError> {
+    let image = upload(gpu, scan)?;
+    run_once(predictor, gpu, &image, start)
+}
+
+/// Runs the first fold once on zeros.
+pub(super) fn warm_up(predictor: &Predictor<'_>, gpu: Cuda) -> Result<(), PredictError> {
+    let tile = predictor.plan.operand(predictor.plan.input()).shape;
+    let image = DeviceImage::new(gpu, tile.channels, tile.dims)?;
+    for channel in 0..tile.channels {
+        image.put_channel(channel, &vec![0.0; tile.voxels()])?;
+    }
+    run_once(predictor, gpu, &image, [0; 3]).map(|_| gpu.remember_algorithms())
+}
+
+fn run_once(
+    predictor: &Predictor<'_>,
+    gpu: Cuda,
+    image: &DeviceImage,
+    start: [isize; 3],
+) -> Result<Vec<f32>, PredictError> {
+    let plan = &predictor.plan;
+    let fold = predictor.fold_queue().first()?;
+    let mut runner = GpuRunner::new(plan.clone(), gpu, 1)?;
+    let mut batch = TileBatch::new(gpu, plan.operand(plan.input()).shape, 1)?;
+    let logits = plan.logits();
+    let sums = TileSums::new(gpu, logits, &vec![1.0; logits.voxels()], true)?;
+    batch.gather(image, &[(start, [false; 3])], runner.input()?)?;
+    runner.run(&fold, 1)?;
+    let copies = Copies { first: 0, count: 1, predictions: 1, continued: false, unfinished: true };
+    sums.add(fold.head().on_gpu()?, runner.features()?, &batch, copies)?;
+    let mut values = vec![0.0; logits.data_len()];
+    sums.read(gpu, &mut values)?;
+    Ok(values)
+}
+
+/// Takes mean logits where they are: plane by plane from the host's sums, or all at once from the GPU's.
+pub(super) trait Receiver: LogitReader {
+    /// Takes all logits.
+    fn take_all(&mut self, logits: &DeviceLogits) -> Result<(), CudaError>;
+}
+
+impl Receiver for AllLogits {
+    fn take_all(&mut self, logits: &DeviceLogits) -> Result<(), CudaError> {
+        self.values = logits.read()?;
+        Ok(())
+    }
+}
+
+impl Receiver for Export<'_> {
+    fn take_all(&mut self, logits: &DeviceLogits) -> Result<(), CudaError> {
+        let (change, round_to_half) = self.grids().change();
+        let SegmentationRequest { decision, probability_of } = self.request();
+        let decision = VoxelDecision {
+            paint_order: match self.output_kind() {
+                OutputKind::Labels { .. } => None,
+                OutputKind::Regions { paint_order } => Some(paint_order.clone()),
+            },
+            by_logits: decision == Decision::Logits,
+            round_to_half,
+            probability_of,
+        };
+        let (axes, clip) = weights_of(&change);
+        logits.decide(&axes, clip.as_ref(), &decision, |decided| {
+            self.put(decided.slices, decided.labels, decided.probability);
+        })
+    }
+}
+
+/// The operators as the GPU takes them.
+fn weights_of(change: &GridChange) -> ([AxisWeights; 3], Option<ClipTo>) {
+    let axes = change.operators.each_ref().map(|operator| {
+        let rows = (0..operator.output_len()).map(|o| operator.row(o));
+        AxisWeights {
+            input_len: operator.input_len(),
+            first: rows.clone().map(|(first, _)| first as u32).collect(),
+            weights: rows.flat_map(|(_, weights)| weights.iter().copied()).collect(),
+            is_identity: operator.is_identity(),
+        }
+    });
+    let source =
+        |operator: &AxisOperator| (0..operator.output_len()).map(|o| operator.source(o) as u32).collect();
+    let clip = change.clips.then(|| ClipTo {
+        axis: change.separate,
+        source: change.separate.map_or(vec![], |axis| source(&change.operators[axis])),
+    });
+    (axes, clip)
+}
+
+/// The scan, preprocessed or not yet.
+#[derive(Clone, Copy)]
+enum Scan<'a> {
+    Cropped(&'a Cropped),
+    Preprocessed(&'a Preprocessed),
+}
+
+impl Scan<'_> {
+    fn shape(&self) -> [usize; 3] {
+        match self {
+            Self::Cropped(scan) => scan.target,
+            Self::Preprocessed(scan) => scan.shape(),
+        }
+    }
+
+    fn channels(&self) -> usize {
+        match self {
+            Self::Cropped(scan) => scan.channels.len(),
+            Self::Preprocessed(scan) => scan.channels.len(),
+        }
+    }
+}
+
+/// Where the sums are kept, and how many runs of the network are one batch.
+#[derive(Debug, Clone, Copy)]
+struct Setting {
+    batch: usize,
+    /// Scan and sums on the host: only the network's activations, the image and a tile's sum are on the GPU.
+    frugal: bool,
+}
+
+struct OnGpu<'a, 'm> {
+    predictor: &'a Predictor<'m>,
+    gpu: Cuda,
+    scan: Scan<'a>,
+}
+
+impl OnGpu<'_, '_> {
+    /// Predicts with less and less memory until there is enough.
+    fn run<R: Receiver>(&self, new: impl Fn() -> R, observer: TileObserver<'_>) -> Result<R, PredictError> {
+        let mut setting = self.first_setting()?;
+        loop {
+            let mut receiver = new();
+            let done = self.attempt(setting, &mut receiver, observer);
+            // What computes may still use what the attempt took.
+            let ended = self.gpu.synchronise();
+            let error = match done {
+                Ok(()) => {
+                    ended?;
+                    self.gpu.remember_algorithms();
+                    return Ok(receiver);
+                }
+                Err(error) if error.is_out_of_gpu_memory() => error,
+                Err(error) => return Err(error),
+            };
+            self.gpu.release_scratch()?;
+            setting = match setting {
+                Setting { batch, frugal: false } if batch > 1 => {
+                    tracing::warn!(
+                        "{error}: trying again with {} tiles at once instead of {batch}",
+                        batch / 2
+                    );
+                    Setting { batch: batch / 2, ..setting }
+                }
+                Setting { frugal: false, .. } => {
+                    self.predictor.fold_queue().folds.release();
+                    tracing::warn!("{error}: trying again with the sums on the host");
+                    Setting { batch: 1, frugal: true }
+                }
+                Setting { frugal: true, .. } => return Err(error),
+            };
+        }
+    }
+
+    /// As many runs at once as keep the GPU busy and fit into the memory that is free.
+    fn first_setting(&self) -> Result<Setting, PredictError> {
+        let Self { predictor, gpu, .. } = self;
+        let plan = &predictor.plan;
+        let (sample, most) = sample_needs(plan, *gpu)?;
+        let free = u128::from(gpu.free_memory()?) * FILLED / 100;
+        let voxels = self.scan.shape().iter().product::<usize>() as u128;
+        let per_voxel = 4 * (self.scan.channels() + predictor.heads() + 1) as u128;
+        let parameters: usize = predictor
+            .model
+            .configuration
+            .network
+            .parameters()
+            .iter()
+            .map(|(_, shape)| shape.iter().product::<usize>())
+            .sum();
+        // The fold that computes and the one after it.
+        let weights = 2 * (parameters * gpu.precision().bytes()) as u128;
+        let left = free.saturating_sub(voxels * per_voxel + weights + WORKSPACE);
+        let fit = usize::try_from(left / (sample as u128).max(1)).unwrap_or(usize::MAX);
+        let copies = predictor.mirrorings.len();
+        let patch = plan.logits().voxels().max(1);
+        let busy = BUSY.div_ceil(patch).next_multiple_of(copies);
+        let all = self.tiling().starts.len() * copies;
+        let mut batch = fit.min(most).min(busy).min(all).max(1);
+        if batch > copies {
+            batch -= batch % copies;
+        }
+        tracing::debug!(batch, fit, busy, sample, "tiles and mirrored copies at once");
+        Ok(Setting { batch, frugal: false })
+    }
+
+    fn tiling(&self) -> Tiling {
+        let patch = self.predictor.model.configuration.patch_size;
+        Tiling::new(self.scan.shape(), patch, self.predictor.options.step)
+    }
+
+    fn attempt<R: Receiver>(
+        &self,
+        setting: Setting,
+        receiver: &mut R,
+        observer: TileObserver<'_>,
+    ) -> Result<(), PredictError> {
+        let Self { predictor, gpu, .. } = self;
+        let plan = &predictor.plan;
+        let image = if setting.frugal { self.image_from_host()? } else { self.image()? };
+        let tiling = self.tiling();
+        let weights = importance_map(predictor.model.configuration.patch_size, predictor.options.accumulate);
+        let partial = setting.frugal || setting.batch < predictor.mirrorings.len();
+        let tiles = Tiles {
+            on: self,
+            image,
+            tiling,
+            batch: TileBatch::new(*gpu, plan.operand(plan.input()).shape, setting.batch)?,
+            sums: TileSums::new(*gpu, plan.logits(), &weights, partial)?,
+            runner: GpuRunner::new(plan.clone(), *gpu, setting.batch)?,
+            marks: [None, None],
+        };
+        if setting.frugal {
+            tiles.with_sums_on_host(&weights, receiver, observer)
+        } else {
+            let logits = tiles.with_sums_on_gpu(observer)?;
+            Ok(receiver.take_all(&logits)?)
+        }
+    }
+
+    /// Normalises and resamples the scan on the GPU.
+    fn image(&self) -> Result<DeviceImage, PredictError> {
+        let scan = match self.scan {
+            Scan::Cropped(scan) => scan,
+            Scan::Preprocessed(scan) => return upload(self.gpu, scan),
+        };
+        let configuration = &self.predictor.model.configuration;
+        let shape = scan.crop.shape();
+        let change = GridChange::of_image(
+            shape,
+            scan.target,
+            scan.spacing,
+            configuration.spacing,
+            &configuration.data_resampling,
+        );
+        let (axes, clip) = weights_of(&change);
+        let mask: Option<Vec<u8>> =
+            scan.mask.as_ref().map(|mask| mask.iter().map(|&inside| u8::from(inside)).collect());
+        let image = DeviceImage::new(self.gpu, scan.channels.len(), scan.target)?;
+        for (number, (channel, normalization)) in
+            scan.channels.iter().zip(&configuration.normalization).enumerate()
+        {
+            let map = intensity_map(normalization, channel, scan.mask.as_ref())?;
+            let transform = map.map(|map| IntensityTransform {
+                clip: map.clip,
+                mean: map.mean,
+                std: map.std,
+                mask: mask.as_deref().filter(|_| map.masked),
+            });
+            let values = channel.as_standard_layout();
+            let values = values.as_slice().unwrap_or_default();
+            image.set_channel(number, values, transform, &axes, clip.as_ref())?;
+        }
+        Ok(image)
+    }
+
+    /// The scan as the CPU preprocesses it.
+    fn image_from_host(&self) -> Result<DeviceImage, PredictError> {
+        match self.scan {
+            Scan::Cropped(scan) => {
+                let scan = scan.clone().preprocess(self.predictor.model, self.predictor.memory)?;
+                upload(self.gpu, &scan)
+            }
+            Scan::Preprocessed(scan) => upload(self.gpu, scan),
+        }
+    }
+}
+
+fn upload(gpu: Cuda, scan: &Preprocessed) -> Result<DeviceImage, PredictError> {
+    let shape = scan.shape();
+    let image = DeviceImage::new(gpu, scan.channels.len(), shape)?;
+    for (number, channel) in scan.channels.iter().enumerate() {
+        let values = channel.as_standard_layout();
+        image.put_channel(number, values.as_slice().unwrap_or_default())?;
+    }
+    Ok(image)
+}
+
+/// A run of the network: a tile, and which of its mirrored copies.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    tile: usize,
+    copy: usize,
+}
+
+/// The tiles of one image on the GPU.
+struct Tiles<'a, 'm> {
+    on: &'a OnGpu<'a, 'm>,
+    image: DeviceImage,
+    tiling: Tiling,
+    batch: TileBatch,
+    sums: TileSums,
+    runner: GpuRunner,
+    /// Ends of the last batches: no more than two are under way.
+    marks: [Option<Mark>; 2],
+}
+
+impl Tiles<'_, '_> {
+    fn mirrorings(&self) -> &[Mirroring] {
+        &self.on.predictor.mirrorings
+    }
+
+    /// All runs of a fold over these tiles, in batches.
+    fn batches(&self, tiles: std::ops::Range<usize>) -> Vec<Vec<Run>> {
+        let copies = self.mirrorings().len();
+        let runs: Vec<Run> = tiles.flat_map(|tile| (0..copies).map(move |copy| Run { tile, copy })).collect();
+        runs.chunks(self.runner.capacity()).map(<[Run]>::to_vec).collect()
+    }
+
+    /// Runs the network on a batch; at most one batch before it is still under way on return.
+    fn run(&mut self, runs: &[Run], fold: &Weights) -> Result<(), PredictError> {
+        let mirrorings = &self.on.predictor.mirrorings;
+        let of = |run: &Run| (self.tiling.starts[run.tile], mirrorings[run.copy]);
+        let jobs: Vec<([isize; 3], Mirroring)> = runs.iter().map(of).collect();
+        self.batch.gather(&self.image, &jobs, self.runner.input()?)?;
+        self.runner.run(fold, runs.len())?;
+        Ok(())
+    }
+
+    /// Waits until the batch before the one that was just launched has ended.
+    fn pace(&mut self) -> Result<(), PredictError> {
+        let [before, last] = &mut self.marks;
+        *before = last.replace(self.on.gpu.mark()?);
+        match before {
+            Some(mark) => Ok(mark.wait()?),
+            None => Ok(()),
+        }
+    }
+
+    /// Which runs of a batch belong to one tile, and whether it has others.
+    fn copies(&self, runs: &[Run]) -> Vec<(usize, Copies)> {
+        let predictions = self.mirrorings().len();
+        let mut first = 0;
+        let mut found = Vec::new();
+        for of_tile in runs.chunk_by(|a, b| a.tile == b.tile) {
+            let last = of_tile[of_tile.len() - 1].copy;
+            let copies = Copies {
+                first,
+                count: of_tile.len(),
+                predictions,
+                continued: of_tile[0].copy > 0,
+                unfinished: last + 1 < predictions,
+            };
+            found.push((of_tile[0].tile, copies));
+            first += of_tile.len();
+        }
+        found
+    }
+
+    /// All folds over all tiles, with the sums on the GPU.
+    fn with_sums_on_gpu(mut self, observer: TileObserver<'_>) -> Result<DeviceLogits, PredictError> {
+        let OnGpu { predictor, gpu, .. } = *self.on;
+        let (folds, heads) = (predictor.model.folds.len(), predictor.heads());
+        let dims = self.tiling.image;
+        let sums = DeviceSums::new(gpu, dims, heads, folds, predictor.half())?;
+        for &start in &self.tiling.starts {
+            sums.count(&self.sums, start)?;
+        }
+        let batches = self.batches(0..self.tiling.starts.len());
+        self.each_fold(observer, |this, fold, number, progress| {
+            for runs in &batches {
+                this.run(runs, fold)?;
+                let (head, features) = (fold.head().on_gpu()?, this.runner.features()?);
+                let mut finished = 0;
+                for (_, copies) in this.copies(runs) {
+                    sums.add(&this.sums, head, features, &this.batch, copies)?;
+                    finished += usize::from(!copies.unfinished);
+                }
+                this.pace()?;
+                progress(finished)?;
+            }
+            Ok(sums.end_fold(number)?)
+        })?;
+        // The activations go before the slabs come.
+        drop(self);
+        match sums.into_means()? {
+            Ok(memory) => Ok(DeviceLogits { cuda: gpu, memory, dims, heads }),
+            Err(Overflow) => Err(PredictError::HalfOverflow),
+        }
+    }
+
+    /// All folds over all tiles, with the sums on the host as the CPU has them.
+    fn with_sums_on_host<R: Receiver>(
+        mut self,
+        weights: &[f32],
+        receiver: &mut R,
+        observer: TileObserver<'_>,
+    ) -> Result<(), PredictError> {
+        let OnGpu { predictor, gpu, .. } = *self.on;
+        let patch = predictor.model.configuration.patch_size;
+        let (folds, heads) = (predictor.model.folds.len(), predictor.heads());
+        let bands = bands(&self.tiling, patch[0], folds);
+        let [depth, height, width] = self.tiling.image;
+        let kept = [Sums::planes(&bands, receiver), height, width];
+        let asked = Sums::bytes(kept, heads, predictor.options.accumulate);
+        predictor.memory.check("the sums over tiles", asked)?;
+        let mut sums = Sums::new(depth, kept, heads, folds, predictor.options.accumulate)?;
+        let weights = Tensor::new(weights, &Device::Cpu)?;
+        let ones = weights.ones_like()?;
+        let logits = self.runner.plan().logits();
+        let mut values = vec![0.0; logits.data_len()];
+        self.each_fold(observer, |this, fold, number, progress| {
+            for band in &bands {
+                for runs in this.batches(band.tiles.clone()) {
+                    this.run(&runs, fold)?;
+                    let (head, features) = (fold.head().on_gpu()?, this.runner.features()?);
+                    for (tile, copies) in this.copies(&runs) {
+                        this.sums.add(head, features, &this.batch, copies)?;
+                        if copies.unfinished {
+                            continue;
+                        }
+                        this.sums.read(gpu, &mut values)?;
+                        let start = this.tiling.starts[tile];
+                        add_on_host(&sums, logits, &values, &weights, start, copies.predictions)?;
+                        if number == 0 {
+                            sums.count(start, logits.dims, &ones, &weights)?;
+                        }
+                        progress(1)?;
+                    }
+                }
+                sums.end_fold(band.end)?;
+                if number + 1 == folds {
+                    sums.hand_over(band.end, receiver)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Calls `run` with the weights of each fold and its number, the next fold's being loaded meanwhile; `progress` takes down
+    /// how many tiles are done.
+    fn each_fold(
+        &mut self,
+        observer: TileObserver<'_>,
+        mut run: impl FnMut(
+            &mut Self,
+            &Weights,
+            usize,
+            &mut dyn FnMut(usize) -> Result<(), PredictError>,
+        ) -> Result<(), PredictError>,
+    ) -> Result<(), PredictError> {
+        let OnGpu { predictor, gpu, .. } = *self.on;
+        let folds = predictor.model.folds.len();
+        let total = folds * self.tiling.starts.len();
+        let mut done = 0;
+        let mut progress = |tiles: usize| {
+            done += tiles;
+            let goes_on = tiles == 0 || observer(TileProgress { done, total });
+            if goes_on { Ok(()) } else { Err(PredictError::Interrupted) }
+        };
+        let queue = predictor.fold_queue();
+        thread::scope(|scope| {
+            let mut loading = None;
+            for number in 0..folds {
+                let fold = queue.next(number, &mut loading, scope)?;
+                self.runner.begin_weights();
+                run(self, &fold, number, &mut progress)?;
+                // The weights are given back when nothing uses them any more.
+                gpu.synchronise()?;
+                self.marks = [None, None];
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Adds a tile's sum over mirrorings, as a weighted mean, to the host's sums.
+fn add_on_host(
+    sums: &Sums,
+    tile: ValueShape,
+    values: &[f32],
+    weights: &Tensor,
+    start: [isize; 3],
+    predictions: usize,
+) -> Result<(), PredictError> {
+    let values = Tensor::new(values, &Device::Cpu)?;
+    let add = AccumulateTile { image_dims: sums.dims(), start: sums.place(start), tile, predictions };
+    Ok(sums.logits().inplace_op3(&values, weights, &add)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_become_rows_of_weights() {
+        let change = GridChange {
+            operators: [AxisOperator::identity(3), AxisOperator::linear(2, 4), AxisOperator::nearest(4, 2)],
+            separate: Some(2),
+            clips: true,
+        };
+        let ([z, y, x], clip) = weights_of(&change);
+        assert!(z.is_identity && !y.is_identity && !x.is_identity);
+        assert_eq!((y.input_len, y.output_len(), y.weights.len()), (2, 4, 8));
+        assert_eq!(x.first, [1, 3]);
+        assert_eq!(clip, Some(ClipTo { axis: Some(2), source: vec![1, 3] }));
+    }
+}
