@@ -50,7 +50,7 @@ kernel_names() {
         sed -E 's/.*void +([A-Za-z0-9_]+) *\(/\1/'
 }
 
-# A kernel file with the announcement of its kernels behind it.
+# A kernel file with the announcement of its kernels behind it. The checksum makes a new unit of a changed file.
 write_unit() {
     local names name
     names=$(kernel_names "$1")
@@ -58,6 +58,7 @@ write_unit() {
         echo "build.sh: $1 has no kernel (extern \"C\" __global__ void name(...))" >&2
         exit 1
     fi
+    echo "// $(cksum <"$1")"
     echo "#include \"$(realpath "$1")\""
     echo 'namespace {'
     for name in $names; do
