@@ -25,7 +25,9 @@ uint3 split(uint64_t index, uint3 size) {
 
 }  // namespace
 
-bool Place::operator==(const Place& other) const { return line == other.line && strcmp(file, other.file) == 0; }
+bool Place::operator==(const Place& other) const {
+    return line == other.line && (file == other.file || strcmp(file, other.file) == 0);
+}
 
 std::string Place::text() const { return std::string(file) + ":" + std::to_string(line); }
 
@@ -40,6 +42,7 @@ void BlockRunner::begin(const Grid& grid) {
     grid_ = &grid;
     count_ = grid.block_size.x * grid.block_size.y * grid.block_size.z;
     threads_.resize(count_);
+    for (unsigned i = 0; i < count_; ++i) threads_[i].index = split(i, grid.block_size);
     dynamic_shared_.resize(grid.dynamic_shared_bytes + shared_guard_bytes);
     shared_memory_used_ = true;
     here.block_size = grid.block_size;
@@ -92,7 +95,7 @@ unsigned BlockRunner::in_order(unsigned position) const { return last_first_ ? c
 
 void BlockRunner::set_current(unsigned thread) {
     current_ = thread;
-    here.thread_index = split(thread, grid_->block_size);
+    here.thread_index = threads_[thread].index;
 }
 
 // A fiber runs threads from their beginning until one has to wait; that thread keeps it.
@@ -241,7 +244,7 @@ void BlockRunner::fail(const std::string& reason) {
 }
 
 std::string BlockRunner::thread_name(unsigned thread) const {
-    return "thread " + coordinates(split(thread, grid_->block_size));
+    return "thread " + coordinates(threads_[thread].index);
 }
 
 std::string BlockRunner::describe_stuck() const {

@@ -62,6 +62,7 @@ private:
     enum class State { not_started, running, ready, at_barrier, in_warp, done };
     struct Thread {
         State state;
+        uint3 index;
         Fiber* fiber;
         Place place;
         WarpRequest* request;

@@ -39,8 +39,9 @@ objects=$out/objects-$(grep -m 1 '^flags' /proc/cpuinfo | cksum | cut -d ' ' -f 
 mkdir -p "$objects"
 flags=(-std=c++17 -O3 -march=native -ffp-contract=off -fno-math-errno -fPIC -pthread -Wall -Wextra -Werror
     -I "$here" -isystem "$include")
-# Kernels are written for nvcc, whose pragmas g++ does not know. Their shared memory is thread-local.
-kernel_flags=("${flags[@]}" -I "$kernel_folder" -DSOFTWARE_DEVICE -Wno-unknown-pragmas)
+# Kernels are written for nvcc, whose pragmas g++ does not know, and which keeps the functions of each file apart: two
+# files may have different ones of the same name. Without weak symbols g++ does so too.
+kernel_flags=("${flags[@]}" -I "$kernel_folder" -DSOFTWARE_DEVICE -fno-weak -Wno-unknown-pragmas)
 
 # Names of the `extern "C" __global__ void` functions of a file, macros expanded.
 kernel_names() {
@@ -49,7 +50,7 @@ kernel_names() {
         sed -E 's/.*void +([A-Za-z0-9_]+) *\(/\1/'
 }
 
-# A kernel file with the announcement of its kernels behind it.
+# A kernel file with the announcement of its kernels behind it. The checksum makes a new unit of a changed file.
 write_unit() {
     local names name
     names=$(kernel_names "$1")
@@ -57,6 +58,7 @@ write_unit() {
         echo "build.sh: $1 has no kernel (extern \"C\" __global__ void name(...))" >&2
         exit 1
     fi
+    echo "// $(cksum <"$1")"
     echo "#include \"$(realpath "$1")\""
     echo 'namespace {'
     for name in $names; do

@@ -202,7 +202,11 @@ void check_guards(const char* when) {
 
 namespace {
 
-__attribute__((destructor)) void check_at_exit() { check_guards("the process's end"); }
+// Unless another thread is in the middle of a call.
+__attribute__((destructor)) void check_at_exit() {
+    const std::unique_lock<std::recursive_mutex> hold(device_lock(), std::try_to_lock);
+    if (hold.owns_lock()) check_guards("the process's end");
+}
 
 }  // namespace
 

@@ -36,10 +36,19 @@ CUfunction function(const char* name) {
     return result;
 }
 
+static void print_all(FILE* file) {
+    rewind(file);
+    for (int byte; (byte = getc(file)) != EOF;) putchar(byte);
+}
+
+// What a test says on its standard error output is shown only when it fails: most tests provoke complaints.
 static bool run(const Test& test) {
+    FILE* complaints = tmpfile();
+    CHECK(complaints != nullptr);
     fflush(nullptr);
     const pid_t child = fork();
     if (child == 0) {
+        dup2(fileno(complaints), STDERR_FILENO);
         setenv("PDAC_SOFTWARE_DEVICE", test.settings, 1);
         test.body();
         exit(0);
@@ -48,7 +57,11 @@ static bool run(const Test& test) {
     waitpid(child, &status, 0);
     const bool passed = WIFEXITED(status) && WEXITSTATUS(status) == test.expected_status;
     printf("%-40s %s", test.name, passed ? "ok\n" : "FAILED, ");
-    if (!passed) printf("wait status %#x, expected exit %d\n", status, test.expected_status);
+    if (!passed) {
+        printf("wait status %#x, expected exit %d\n", status, test.expected_status);
+        print_all(complaints);
+    }
+    fclose(complaints);
     return passed;
 }
 
