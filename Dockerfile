@@ -1,35 +1,43 @@
 # Builder and base; either may be given with a digest: --build-arg DEBIAN_IMAGE=docker.io/library/debian@sha256:…
 ARG RUST_IMAGE=docker.io/library/rust:1.95.0-bookworm
 ARG DEBIAN_IMAGE=docker.io/library/debian:12.14-slim
-# cpu, or cuda: with NVIDIA's run-time libraries
+# cpu, or cuda: also computes on NVIDIA's GPUs, with their run-time libraries
 ARG VARIANT=cpu
 
 FROM ${RUST_IMAGE} AS build
+ARG VARIANT
 WORKDIR /src
+# CUDA's compiler, in a layer that changes with its versions only.
+COPY scripts/cuda_toolkit.sh scripts/
+RUN case "${VARIANT}" in \
+        cpu) ;; \
+        cuda) scripts/cuda_toolkit.sh target/cuda-12.4 ;; \
+        *) echo "VARIANT: expected cpu or cuda, got '${VARIANT}'" >&2; exit 1 ;; \
+    esac
 COPY Cargo.toml Cargo.lock ./
+COPY src/ops/cuda/candle_kernels src/ops/cuda/candle_kernels
+COPY scripts/build_cuda.sh scripts/
 # The dependencies alone, with empty sources, so that a change of ours does not build them again. Benchmarks, whose files
 # are not copied, leave the manifest.
 RUN sed -i '/^\[\[bench\]\]/,/^$/d' Cargo.toml \
-    && mkdir src \
     && touch src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \
-    && cargo build --locked --profile dist --bin pdac-cascade
+    && if [ "${VARIANT}" = cuda ]; then set -- scripts/build_cuda.sh; else set -- cargo; fi \
+    && "$@" build --locked --profile dist --bin pdac-cascade
+COPY build.rs ./
 COPY src src
-# Cargo goes by modification times, and the sources may be older than the empty ones.
-# The program computes on the CPU only: both variants hold the same one.
-RUN find src -type f -exec touch {} + \
-    && cargo build --locked --profile dist --bin pdac-cascade
+# Cargo goes by modification times, and the sources may be older than the empty ones. The dependency among them is as it was.
+RUN find build.rs src -path src/ops/cuda/candle_kernels -prune -o -type f -exec touch {} + \
+    && if [ "${VARIANT}" = cuda ]; then set -- scripts/build_cuda.sh; else set -- cargo; fi \
+    && "$@" build --locked --profile dist --bin pdac-cascade \
+    && find target -path '*/dist/pdac-cascade' -exec cp {} /pdac-cascade \;
 
 # What the CUDA variant adds to the root folder: libraries and where to look for them.
 FROM ${RUST_IMAGE} AS cuda-libraries
 ARG VARIANT
 COPY scripts/cuda_libraries.txt scripts/take_cuda_libraries.sh /build/
 RUN mkdir /tree \
-    && case "${VARIANT}" in \
-        cpu) ;; \
-        cuda) bash /build/take_cuda_libraries.sh /build/cuda_libraries.txt /tree ;; \
-        *) echo "VARIANT: expected cpu or cuda, got '${VARIANT}'" >&2; exit 1 ;; \
-    esac
+    && if [ "${VARIANT}" = cuda ]; then bash /build/take_cuda_libraries.sh /build/cuda_libraries.txt /tree; fi
 
 FROM ${DEBIAN_IMAGE}
 ARG VARIANT
@@ -41,7 +49,7 @@ RUN useradd --create-home --uid 1000 pdac \
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # Demonstration weights, unfit for patients; weights mounted at /opt/ml/model are preferred.
 COPY weights /opt/pdac-cascade/weights
-COPY --from=build /src/target/dist/pdac-cascade /opt/pdac-cascade/
+COPY --from=build /pdac-cascade /opt/pdac-cascade/
 
 # exec: one case, from /input to /output; invoke: an HTTP server on port 4743. The label tells the platform, the variable the program.
 ARG API_METHOD=exec

@@ -56,8 +56,7 @@ fn compile_kernels() -> Result<(), String> {
 
 /// The compiler that the environment names, or else the one in PATH.
 fn find_nvcc() -> Result<PathBuf, String> {
-    let variables = ["NVCC", "CUDA_HOME"];
-    for variable in variables {
+    for variable in ["NVCC", "CUDA_HOME"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let nvcc = if let Some(path) = env::var_os("NVCC") {
@@ -67,14 +66,15 @@ fn find_nvcc() -> Result<PathBuf, String> {
     } else {
         PathBuf::from("nvcc")
     };
-    match Command::new(&nvcc).arg("--version").output() {
-        Ok(output) if output.status.success() => Ok(nvcc),
-        got => Err(format!(
-            "{}: expected CUDA's compiler (the feature `cuda` takes it from NVCC, CUDA_HOME/bin or PATH), got {got:?}; \
-             `scripts/build_cuda.sh` gets one and builds with it",
-            nvcc.display()
-        )),
-    }
+    let got = match Command::new(&nvcc).arg("--version").output() {
+        Ok(output) if output.status.success() => return Ok(nvcc),
+        Ok(output) => output.status.to_string(),
+        Err(error) => error.to_string(),
+    };
+    Err(format!(
+        "{}: expected CUDA's compiler, from NVCC, CUDA_HOME/bin or PATH, got {got}; `scripts/build_cuda.sh` gets one and builds with it",
+        nvcc.display()
+    ))
 }
 
 /// The files to compile, in the order of their names.

@@ -14,20 +14,19 @@ fail() {
 }
 
 set_up_compiler() {
-    command -v g++ >/dev/null || fail 'expected g++, which nvcc runs: install it'
     if [ -z "${CUDA_HOME:-}" ]; then
         export CUDA_HOME=$target/cuda-12.4
         scripts/cuda_toolkit.sh "$CUDA_HOME"
     elif [ ! -x "$CUDA_HOME/bin/nvcc" ]; then
         fail "CUDA_HOME=$CUDA_HOME: expected a CUDA toolkit, got no bin/nvcc in it"
     fi
+    command -v g++ >/dev/null || fail 'expected g++, which nvcc runs, got none: install it'
 }
 
 # The crate cudarc links CUDA's libraries unless rustc is told otherwise: as a feature in Cargo.toml it would contradict the one
 # that candle asks for. The linker is given their names all the same; empty archives satisfy it.
 set_up_linking() {
     local archives=$target/cuda-empty-archives library
-    local flag='--cfg feature="dynamic-loading"'
     mkdir -p "$archives/lib"
     for library in cuda cublas cublasLt curand cudnn nvrtc; do
         printf '!<arch>\n' >"$archives/lib/lib$library.a"
@@ -37,10 +36,19 @@ set_up_linking() {
     export CUDARC_CUDA_VERSION=${CUDARC_CUDA_VERSION:-12040}
     # Flags in RUSTFLAGS replace those for one target.
     if [ -n "${RUSTFLAGS:-}" ]; then
-        export RUSTFLAGS="$RUSTFLAGS $flag"
+        add_flag RUSTFLAGS '--cfg feature="dynamic-loading"'
     else
-        export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="${CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS:-} $flag"
+        add_flag CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS '--cfg feature="dynamic-loading"'
     fi
+}
+
+# add_flag VARIABLE FLAG: exports the variable with the flag, as it is if it has it.
+add_flag() {
+    local flags=${!1:-}
+    if [[ "$flags" != *"$2"* ]]; then
+        flags=${flags:+$flags }$2
+    fi
+    export "$1=$flags"
 }
 
 # check_program PATH: its path and size, and that it starts without CUDA's libraries.

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Assembles a CUDA 12.4 compiler in DIR for the feature `cuda`: nvcc, its parts and the headers of kernels, neither driver nor
 # libraries. Every download is pinned by version and SHA-256. 12.4, as its code runs with drivers from 550 on, and machine code
-# of it from 525 on. Needs Debian or Ubuntu, and as root installs pip where it is missing; elsewhere set CUDA_HOME to an installed
-# toolkit instead. A second call returns at once. usage: cuda_toolkit.sh DIR ; then: export CUDA_HOME=DIR
+# of it from 525 on. Needs Debian or Ubuntu with g++ and pip, which it installs if it is root; elsewhere set CUDA_HOME to an
+# installed toolkit instead. A second call returns at once. usage: cuda_toolkit.sh DIR ; then: export CUDA_HOME=DIR
 set -euo pipefail
 
 # The programs are in Debian's packages only, the headers in PyPI's only.
@@ -20,16 +20,21 @@ fail() {
     exit 1
 }
 
-check_tools() {
+# install PACKAGE: of Debian, if this is root.
+install() {
+    if [ "$(id -u)" -ne 0 ]; then
+        fail "expected $1 to be installed, got none"
+    fi
+    apt-get -qq update
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$1" >/dev/null
+}
+
+check_system() {
     if [ ! -x "$apt_helper" ] || ! command -v dpkg >/dev/null; then
         fail "expected Debian or Ubuntu on x86-64: there is no $apt_helper or no dpkg; set CUDA_HOME to an installed CUDA toolkit instead"
     fi
     if ! python3 -m pip --version >/dev/null 2>&1; then
-        if [ "$(id -u)" -ne 0 ]; then
-            fail 'expected Python with pip: install python3-pip'
-        fi
-        apt-get -qq update
-        DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends python3-pip >/dev/null
+        install python3-pip
     fi
 }
 
@@ -75,6 +80,10 @@ if [ $# -ne 1 ]; then
     fail "expected one argument, the folder, got $#"
 fi
 home=$(realpath -m "$1")
+# nvcc runs it, whenever the folder was made.
+if ! command -v g++ >/dev/null; then
+    install g++
+fi
 pins=$(printf '%s\n' "${packages[@]}" "$wheels")
 if [ "$(cat "$home/pins.txt" 2>/dev/null)" = "$pins" ]; then
     exit 0
@@ -83,7 +92,7 @@ if [ ! -e "$home/pins.txt" ] && [ -n "$(ls -A "$home" 2>/dev/null)" ]; then
     fail "$home: expected a folder made by this script, an empty one or none at all, got another"
 fi
 
-check_tools
+check_system
 # The mirror that this system uses, if it is one of Debian.
 # shellcheck disable=SC2016 # apt's variable
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | sed -n '/\/debian\/\?$/{p;q}')

@@ -3,7 +3,7 @@
 #   DOCKER      docker or podman                    (docker)
 #   IMAGE       name of the image                   (pdac-cascade)
 #   API_METHOD  exec or invoke                      (exec)
-#   VARIANT     cpu, or cuda: with CUDA libraries   (cpu)
+#   VARIANT     cpu, or cuda: also on GPUs          (cpu)
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 DOCKER=${DOCKER:-docker}

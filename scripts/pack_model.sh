@@ -12,7 +12,7 @@ DOCKER=${DOCKER:-docker}
 IMAGE=${IMAGE:-pdac-cascade}
 folder=$1
 archive=${2:-model.tar.gz}
-binary=$(dirname "$here")/target/release/pdac-cascade
+binary=$(dirname "$here")/target/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}release/pdac-cascade
 # shellcheck source=scripts/sealed_container.sh
 . "$here/sealed_container.sh"
 
