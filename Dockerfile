@@ -25,6 +25,8 @@ RUN sed -i '/^\[\[bench\]\]/,/^$/d' Cargo.toml \
     && if [ "${VARIANT}" = cuda ]; then set -- scripts/build_cuda.sh; else set -- cargo; fi \
     && "$@" build --locked --profile dist --bin pdac-cascade
 COPY build.rs ./
+# The case that is built in.
+COPY test_input/images test_input/images
 COPY src src
 # Cargo goes by modification times, and the sources may be older than the empty ones. The dependency among them is as it was.
 RUN find build.rs src -path src/ops/cuda/candle_kernels -prune -o -type f -exec touch {} + \

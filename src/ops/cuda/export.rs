@@ -73,9 +73,9 @@ impl DeviceLogits {
             let side = &mut sides[number % 2];
             let logits = slabs.resample(range.clone())?;
             decide(cuda, logits, voxels, self.heads, decision, paint, side)?;
-            side.labels.1.fetch(cuda, &side.labels.0, voxels)?;
+            side.labels.1.fetch(&side.labels.0, voxels)?;
             if kept > 0 {
-                side.probability.1.fetch(cuda, &side.probability.0, voxels)?;
+                side.probability.1.fetch(&side.probability.0, voxels)?;
             }
             if let Some(before) = before.replace(range) {
                 sides[(number + 1) % 2].show(before, slice, kept > 0, &mut visit)?;
@@ -125,7 +125,7 @@ struct Slabs<'a> {
     ranges: Option<DeviceRanges>,
     /// Results of the steps for as many slices as a slab has; empty where a step changes nothing.
     results: [DeviceMemory<f32>; 3],
-    /// For logits that nothing else is to be done with, when they are to be clipped.
+    /// Of the output.
     shape: [usize; 3],
 }
 

@@ -1,8 +1,8 @@
 //! Memory of the GPU.
 
-use super::{Cuda, CudaError};
+use super::{Cuda, CudaError, Mark};
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaSlice, CudaStream, DevicePtr, DeviceRepr, ValidAsZeroBits, result,
+    CudaSlice, CudaStream, DevicePtr, DeviceRepr, PinnedHostSlice, ValidAsZeroBits, result,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -276,31 +276,48 @@ impl Cuda {
 
 /// Pinned memory of the host, which copies can be made to while both sides do something else.
 pub(crate) struct Staging<T> {
-    slice: candle_core::cuda_backend::cudarc::driver::PinnedHostSlice<T>,
+    slice: PinnedHostSlice<T>,
+    cuda: Cuda,
+    /// Behind the last copy. The slice itself would not wait: events are not tracked.
+    copied: Option<Mark>,
 }
+
+const STAGING: &str = "a copy to the host";
 
 impl<T: DeviceRepr + ValidAsZeroBits> Staging<T> {
     /// So many elements.
     pub fn new(cuda: Cuda, len: usize) -> Result<Self, CudaError> {
+        // Not write-combined, which the host reads slowly.
         #[expect(unsafe_code, reason = "fresh memory is not initialised")]
         // SAFETY: it is read only after a copy from the device has filled it.
-        // Not write-combined, which the host reads slowly.
-        let slice = unsafe { cuda.engine().stream.context().alloc_pinned_with_flags::<T>(len.max(1), 0) };
-        Ok(Self { slice: slice.map_err(CudaError::driver("pinned host memory", 0))? })
+        let slice = unsafe { cuda.stream().context().alloc_pinned_with_flags::<T>(len.max(1), 0) };
+        Ok(Self { slice: slice.map_err(CudaError::driver(STAGING, 0))?, cuda, copied: None })
     }
 
-    /// Begins a copy of the first `len` elements of `memory`; they can be read after [`Cuda::synchronise`] or an event.
-    pub fn fetch(&mut self, cuda: Cuda, memory: &DeviceMemory<T>, len: usize) -> Result<(), CudaError> {
+    /// Begins a copy of the first `len` elements of `memory`.
+    pub fn fetch(&mut self, memory: &DeviceMemory<T>, len: usize) -> Result<(), CudaError> {
         let Some(slice) = &memory.slice else { return Ok(()) };
         let part = slice.slice(..len);
-        cuda.engine()
-            .stream
-            .memcpy_dtoh(&part, &mut self.slice)
-            .map_err(CudaError::driver("a copy to the host", 0))
+        let begun = self.cuda.stream().memcpy_dtoh(&part, &mut self.slice);
+        begun.map_err(CudaError::driver(STAGING, 0))?;
+        self.copied = Some(self.cuda.mark()?);
+        Ok(())
     }
 
     /// The elements, once the copy has ended.
     pub fn values(&self) -> Result<&[T], CudaError> {
-        self.slice.as_slice().map_err(CudaError::driver("a copy to the host", 0))
+        if let Some(copied) = &self.copied {
+            copied.wait()?;
+        }
+        self.slice.as_slice().map_err(CudaError::driver(STAGING, 0))
+    }
+}
+
+impl<T> Drop for Staging<T> {
+    fn drop(&mut self) {
+        // A copy that is under way must not find the memory gone; its error shows elsewhere.
+        if let Some(copied) = &self.copied {
+            let _failed = copied.wait();
+        }
     }
 }
