@@ -106,7 +106,7 @@ impl Cuda {
     }
 
     /// Candle's device.
-    pub(crate) fn device(self) -> &'static CudaDevice {
+    pub fn device(self) -> &'static CudaDevice {
         &self.0.device
     }
 
