@@ -1,9 +1,10 @@
 //! One case, from the input folder to the output folder, and what it takes to run any.
 
 use super::args::{CaseArgs, ComputeArgs, PrecisionArg};
+use super::device::{self, Device};
 use super::progress::Progress;
 use super::system::HERE;
-use super::{device, interrupt, weights};
+use super::{interrupt, weights};
 use anyhow::Context;
 use indicatif::MultiProgress;
 use pdac_cascade::challenge::{Case, OutputError, Outputs, PANORAMA};
@@ -20,7 +21,20 @@ use std::thread;
 
 /// How this processor and, if there is one, the GPU are used.
 pub fn execution_options(args: &ComputeArgs) -> anyhow::Result<ExecutionOptions> {
-    let gpu = device::open(args)?;
+    execution_options_on(args, &device::open(args)?)
+}
+
+/// How a device is used; the reason for using no GPU is logged in one line.
+pub fn execution_options_on(args: &ComputeArgs, device: &Device) -> anyhow::Result<ExecutionOptions> {
+    let gpu = match device {
+        Device::Gpu(gpu) => Some(*gpu),
+        Device::Cpu(reason) => {
+            if let Some(reason) = reason.as_ref().filter(|_| cfg!(feature = "cuda")) {
+                tracing::info!("no GPU is used: {reason}");
+            }
+            None
+        }
+    };
     let arithmetic = arithmetic(args, gpu.is_some())?;
     let threads = start_threads(args.threads.map_or_else(|| HERE.threads(), usize::from))?;
     let available_mb = HERE.available_memory().map(|bytes| bytes / 1_000_000);

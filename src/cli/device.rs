@@ -36,22 +36,25 @@ impl FromStr for DeviceArg {
 #[error("--device cuda: {0}")]
 pub struct Demanded(CudaUnavailable);
 
-/// The GPU to use, if any; the reason for using none is logged in one line.
-pub fn open(args: &ComputeArgs) -> Result<Option<Cuda>, Demanded> {
+/// What the networks run on.
+pub enum Device {
+    /// The CPU, and why no GPU if one would have been used.
+    Cpu(Option<CudaUnavailable>),
+    /// A GPU.
+    Gpu(Cuda),
+}
+
+/// Opens the device that was asked for.
+pub fn open(args: &ComputeArgs) -> Result<Device, Demanded> {
     let (ordinal, demanded) = match args.device {
-        DeviceArg::Cpu => return Ok(None),
+        DeviceArg::Cpu => return Ok(Device::Cpu(None)),
         DeviceArg::Auto => (0, false),
         DeviceArg::Cuda(ordinal) => (ordinal, true),
     };
     match Cuda::open(ordinal, options(args.precision)) {
-        Ok(gpu) => Ok(Some(gpu)),
+        Ok(gpu) => Ok(Device::Gpu(gpu)),
         Err(reason) if demanded => Err(Demanded(reason)),
-        Err(reason) => {
-            if cfg!(feature = "cuda") {
-                tracing::info!("no GPU is used: {reason}");
-            }
-            Ok(None)
-        }
+        Err(reason) => Ok(Device::Cpu(Some(reason))),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::args::SelfCheckArgs;
 use super::case;
+use super::device::{self, Device};
 use pdac_cascade::imaging::Volume;
 use pdac_cascade::imaging::metaimage::decode;
 use pdac_cascade::nnunet::export::Segmentation;
@@ -36,7 +37,8 @@ pub struct Failed;
 
 /// Prints what there is, both times and the deviation.
 pub fn self_check(args: &SelfCheckArgs) -> anyhow::Result<()> {
-    let options = case::execution_options(&args.compute)?;
+    let device = device::open(&args.compute)?;
+    let options = case::execution_options_on(&args.compute, &device)?;
     let cascade = case::open_cascade(&args.compute)?;
     let ct = Arc::new(phantom()?);
     let mut out = io::stdout().lock();
@@ -46,9 +48,13 @@ pub fn self_check(args: &SelfCheckArgs) -> anyhow::Result<()> {
     let cpu = Outcome::of(&cascade, &ct, on_cpu)?;
     let threads = rayon::current_num_threads();
     writeln!(out, "CPU         {}, {threads} threads: {cpu}", options.arithmetic)?;
-    let Some(gpu) = options.gpu else {
-        writeln!(out, "GPU         none is used\npassed      on the CPU alone")?;
-        return Ok(());
+    let gpu = match device {
+        Device::Gpu(gpu) => gpu,
+        Device::Cpu(reason) => {
+            let reason = reason.map_or_else(|| "it is not asked for".to_owned(), |r| r.to_string());
+            writeln!(out, "GPU         none is used: {reason}\npassed      on the CPU alone")?;
+            return Ok(());
+        }
     };
     let Description { name, capability, driver, memory, kernels, .. } = gpu.description();
     writeln!(out, "device      {name}, compute capability {}.{}", capability.0, capability.1)?;

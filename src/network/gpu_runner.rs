@@ -1,6 +1,6 @@
 //! Running a plan on a GPU, for several samples at once.
 
-use super::plan::{Plan, ValueId};
+use super::plan::{Plan, StepKind, ValueId};
 use super::runner::Weights;
 use crate::ops::cuda::{CudaBuffer, DeviceValue, Held, MOST_ELEMENTS, Recording, padded_channels};
 use crate::ops::{Cuda, CudaError, ValueShape, Within};
@@ -12,7 +12,8 @@ fn elements(shape: ValueShape) -> usize {
     shape.voxels() * padded_channels(shape.channels)
 }
 
-/// Bytes of activations that one sample takes, and most samples whose largest value cuDNN can address.
+/// Bytes of activations and of the layers' working memory that one sample takes, and most samples whose largest value cuDNN
+/// can address.
 ///
 /// # Errors
 /// If memory could not hold them.
@@ -23,7 +24,10 @@ pub(crate) fn sample_needs(plan: &Plan, cuda: Cuda) -> std::result::Result<(usiz
         });
     };
     let largest = plan.operands().iter().map(|o| elements(o.shape)).max().unwrap_or(1);
-    Ok((len * cuda.precision().bytes(), MOST_ELEMENTS / largest.max(1)))
+    // An upsampling has as many products as results.
+    let upsampled = plan.steps().iter().filter(|step| matches!(step.kind, StepKind::Upsample { .. }));
+    let products = upsampled.map(|step| elements(plan.operand(step.output).shape)).max().unwrap_or(0);
+    Ok(((len + products) * cuda.precision().bytes(), MOST_ELEMENTS / largest.max(1)))
 }
 
 /// The steps of one set of weights for a number of samples, recorded.

@@ -451,8 +451,11 @@ impl<'m> Predictor<'m> {
     ) -> Result<Segmentation, PredictError> {
         let mut export = Export::new(self.model, scan.grid(), scan.target, self.half(), request);
         let mut scan = scan.preprocess(self.model, self.memory)?;
+        tracing::info!("preprocessed");
         self.predict(&mut scan, &mut export, observer)?;
-        Ok(export.finish())
+        let segmentation = export.finish();
+        tracing::info!("predicted and exported");
+        Ok(segmentation)
     }
 
     /// Logits averaged over tiles, mirrored copies and folds. The scan's channels are taken out of it.

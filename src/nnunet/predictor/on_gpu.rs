@@ -29,8 +29,9 @@ const BUSY: usize = 1 << 24;
 /// Part of the free memory that a batch is planned to fill, in percent: drivers and libraries take some for themselves.
 const FILLED: u128 = 90;
 
-/// Bytes that are left for the convolutions' workspace.
+/// Bytes that are left for the convolutions' workspace, or a part of the free memory where that is less.
 const WORKSPACE: u128 = 256 << 20;
+const WORKSPACE_PART: u128 = 4;
 
 /// Segments a cropped scan.
 pub(super) fn segment(
@@ -244,7 +245,8 @@ impl OnGpu<'_, '_> {
             .sum();
         // The fold that computes and the one after it.
         let weights = 2 * (parameters * gpu.precision().bytes()) as u128;
-        let left = free.saturating_sub(voxels * per_voxel + weights + WORKSPACE);
+        let workspace = WORKSPACE.min(free / WORKSPACE_PART);
+        let left = free.saturating_sub(voxels * per_voxel + weights + workspace);
         let fit = usize::try_from(left / (sample as u128).max(1)).unwrap_or(usize::MAX);
         let copies = predictor.mirrorings.len();
         let patch = plan.logits().voxels().max(1);
@@ -272,6 +274,8 @@ impl OnGpu<'_, '_> {
         let Self { predictor, gpu, .. } = self;
         let plan = &predictor.plan;
         let image = if setting.frugal { self.image_from_host()? } else { self.image()? };
+        gpu.synchronise()?;
+        tracing::info!("preprocessed");
         let tiling = self.tiling();
         let weights = importance_map(predictor.model.configuration.patch_size, predictor.options.accumulate);
         let partial = setting.frugal || setting.batch < predictor.mirrorings.len();
@@ -285,11 +289,16 @@ impl OnGpu<'_, '_> {
             marks: [None, None],
         };
         if setting.frugal {
-            tiles.with_sums_on_host(&weights, receiver, observer)
+            tiles.with_sums_on_host(&weights, receiver, observer)?;
+            tracing::info!("predicted");
         } else {
             let logits = tiles.with_sums_on_gpu(observer)?;
-            Ok(receiver.take_all(&logits)?)
+            gpu.synchronise()?;
+            tracing::info!("predicted");
+            receiver.take_all(&logits)?;
         }
+        tracing::info!("exported");
+        Ok(())
     }
 
     /// Normalises and resamples the scan on the GPU.

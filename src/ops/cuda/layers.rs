@@ -9,6 +9,7 @@ use super::{Cuda, CudaError, lock};
 use crate::ops::CudaPrecision;
 use crate::ops::{InstanceNorm, ValueShape};
 use half::f16;
+use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -40,8 +41,10 @@ impl Cuda {
     /// Parameters in the engine's precision.
     pub(super) fn upload_elements(self, values: &[f32]) -> Result<DeviceMemory<u8>, CudaError> {
         let bytes: Vec<u8> = match self.precision() {
-            CudaPrecision::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
-            CudaPrecision::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            CudaPrecision::F16 => {
+                values.par_iter().flat_map_iter(|&v| f16::from_f32(v).to_le_bytes()).collect()
+            }
+            CudaPrecision::F32 => values.par_iter().flat_map_iter(|v| v.to_le_bytes()).collect(),
         };
         self.upload_parameters(&bytes)
     }
@@ -78,20 +81,19 @@ impl Convolution {
     fn new(
         cuda: Cuda,
         geometry: ConvGeometry,
-        weight: impl Fn(usize, usize, usize) -> f32,
+        weight: impl Fn(usize, usize, usize) -> f32 + Sync,
     ) -> Result<Self, CudaError> {
         let inputs = padded_channels(geometry.input.channels);
         let taps: usize = geometry.kernel.iter().product();
         let mut filter = vec![0.0; geometry.filter_len()];
-        for (o, of_output) in
-            filter.chunks_exact_mut(taps * inputs).enumerate().take(geometry.output.channels)
-        {
+        let outputs = filter.par_chunks_exact_mut(taps * inputs).enumerate().take(geometry.output.channels);
+        outputs.for_each(|(o, of_output)| {
             for (tap, of_tap) in of_output.chunks_exact_mut(inputs).enumerate() {
                 for (i, value) in of_tap.iter_mut().enumerate().take(geometry.input.channels) {
                     *value = weight(o, i, tap);
                 }
             }
-        }
+        });
         Ok(Self { geometry, filter: cuda.upload_elements(&filter)?, prepared: Mutex::default() })
     }
 
@@ -215,7 +217,7 @@ impl CudaConv {
         out: ValueShape,
         bias: &[f32],
         norm: Option<&InstanceNorm>,
-        weight: impl Fn(usize, usize, usize) -> f32,
+        weight: impl Fn(usize, usize, usize) -> f32 + Sync,
     ) -> Result<Self, CudaError> {
         let mut before = 0;
         let mut convolutions = Vec::with_capacity(sources.len());
@@ -311,7 +313,7 @@ impl CudaUpsample {
         input: ValueShape,
         out: ValueShape,
         bias: &[f32],
-        weight: impl Fn(usize, usize, usize) -> f32,
+        weight: impl Fn(usize, usize, usize) -> f32 + Sync,
     ) -> Result<Self, CudaError> {
         let channels = padded_channels(out.channels);
         let taps: usize = stride.iter().product();

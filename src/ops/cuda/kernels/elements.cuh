@@ -49,9 +49,9 @@ __device__ __forceinline__ float leaky_relu(float v, float negative_slope) {
   return v < 0.0f ? v * negative_slope : v;
 }
 
-// Index of this thread among all of the grid's first dimension, and how many there are.
-__device__ __forceinline__ size_t first_index() {
-  return static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-}
+// Index of this thread among all of the grid's first dimension, and how many there are: both below 2^29.
+//
+// Whatever has fewer than 2^31 elements is counted in 32 bits, since a division in 64 bits takes a GPU several times as long.
+__device__ __forceinline__ unsigned first_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
 
-__device__ __forceinline__ size_t index_step() { return static_cast<size_t>(gridDim.x) * blockDim.x; }
+__device__ __forceinline__ unsigned index_step() { return gridDim.x * blockDim.x; }

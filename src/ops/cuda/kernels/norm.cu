@@ -123,21 +123,22 @@ extern "C" __global__ void __launch_bounds__(256)
 template <class T>
 __device__ void apply_norm(T *x, const float *affine, unsigned voxels, unsigned channels, float negative_slope) {
   const unsigned groups = channels / EIGHT;
-  const size_t count = static_cast<size_t>(voxels) * groups;
+  const unsigned count = voxels * groups;
   const float *scale = affine + static_cast<size_t>(blockIdx.y) * 2 * channels;
   const float *shift = scale + channels;
   T *sample = x + static_cast<size_t>(blockIdx.y) * voxels * channels;
-  for (size_t i = first_index(); i < count; i += index_step()) {
-    const unsigned channel = static_cast<unsigned>(i % groups) * EIGHT;
+  for (unsigned i = first_index(); i < count; i += index_step()) {
+    const unsigned channel = i % groups * EIGHT;
+    T *at = sample + static_cast<size_t>(i) * EIGHT;
     float v[EIGHT], by[EIGHT], plus[EIGHT];
-    load_eight(sample + i * EIGHT, v);
+    load_eight(at, v);
     load_eight(scale + channel, by);
     load_eight(shift + channel, plus);
 #pragma unroll
     for (unsigned c = 0; c < EIGHT; ++c) {
       v[c] = leaky_relu(fmaf(by[c], v[c], plus[c]), negative_slope);
     }
-    store_eight(sample + i * EIGHT, v);
+    store_eight(at, v);
   }
 }
 
@@ -182,7 +183,7 @@ __device__ void add_bias(T *x, const float *bias, size_t eights, unsigned channe
   for (size_t i = first_index(); i < eights; i += index_step()) {
     float v[EIGHT], plus[EIGHT];
     load_eight(x + i * EIGHT, v);
-    load_eight(bias + i * EIGHT % channels, plus);
+    load_eight(bias + static_cast<unsigned>(i) * EIGHT % channels, plus);
 #pragma unroll
     for (unsigned c = 0; c < EIGHT; ++c) {
       v[c] += plus[c];

@@ -1,21 +1,32 @@
 // Separable resampling with precomputed weights, the range that cubic results are clipped to, and intensity normalisation.
 #include "elements.cuh"
 
+// Elements are counted by `Index`.
+template <class Index>
+__device__ void resample(const float *in, float *out, Index outer, unsigned in_len, unsigned out_len, Index inner,
+                         const unsigned *first, const float *weights, unsigned taps) {
+  const Index count = outer * out_len * inner;
+  for (Index index = first_index(); index < count; index += index_step()) {
+    const Index line = index / inner, i = index % inner;
+    const unsigned j = static_cast<unsigned>(line % out_len);
+    const Index o = line / out_len;
+    const float *from = in + (static_cast<size_t>(o) * in_len + first[j]) * inner + i;
+    float sum = 0.0f;
+    for (unsigned k = 0; k < taps; ++k) {
+      sum = fmaf(weights[static_cast<size_t>(j) * taps + k], from[static_cast<size_t>(k) * inner], sum);
+    }
+    out[index] = sum;
+  }
+}
+
 // out[o, j, i] = sum over k of weights[j, k] * in[o, first[j] + k, i]. Grid: (any).
 extern "C" __global__ void __launch_bounds__(256)
     resample_axis(const float *in, float *out, unsigned long long outer, unsigned in_len, unsigned out_len,
                   unsigned long long inner, const unsigned *first, const float *weights, unsigned taps) {
-  const size_t count = static_cast<size_t>(outer) * out_len * inner;
-  for (size_t index = first_index(); index < count; index += index_step()) {
-    const size_t i = index % inner;
-    const unsigned j = static_cast<unsigned>(index / inner % out_len);
-    const size_t o = index / inner / out_len;
-    const float *from = in + (o * in_len + first[j]) * inner + i;
-    float sum = 0.0f;
-    for (unsigned k = 0; k < taps; ++k) {
-      sum = fmaf(weights[static_cast<size_t>(j) * taps + k], from[k * inner], sum);
-    }
-    out[index] = sum;
+  if (outer * out_len * inner < 1ull << 31) {
+    resample(in, out, static_cast<unsigned>(outer), in_len, out_len, static_cast<unsigned>(inner), first, weights, taps);
+  } else {
+    resample<size_t>(in, out, outer, in_len, out_len, inner, first, weights, taps);
   }
 }
 

@@ -11,12 +11,12 @@ __device__ void spread(const T *products, T *out, const float *bias, uint3 coars
   const unsigned depth = coarse.x * stride.x, height = coarse.y * stride.y, width = coarse.z * stride.z;
   const size_t fine_voxels = static_cast<size_t>(depth) * height * width;
   const unsigned taps = stride.x * stride.y * stride.z;
-  const size_t count = fine_voxels * groups;
+  const unsigned count = static_cast<unsigned>(fine_voxels) * groups;
   const T *from = products + static_cast<size_t>(blockIdx.y) * fine_voxels * channels;
   T *to = out + static_cast<size_t>(blockIdx.y) * fine_voxels * channels;
-  for (size_t i = first_index(); i < count; i += index_step()) {
-    const unsigned channel = static_cast<unsigned>(i % groups) * EIGHT;
-    const unsigned voxel = static_cast<unsigned>(i / groups);
+  for (unsigned i = first_index(); i < count; i += index_step()) {
+    const unsigned channel = i % groups * EIGHT;
+    const unsigned voxel = i / groups;
     const unsigned x = voxel % width, y = voxel / width % height, z = voxel / width / height;
     const size_t source = (static_cast<size_t>(z / stride.x) * coarse.y + y / stride.y) * coarse.z + x / stride.z;
     const unsigned tap = (z % stride.x * stride.y + y % stride.y) * stride.z + x % stride.z;
@@ -27,7 +27,7 @@ __device__ void spread(const T *products, T *out, const float *bias, uint3 coars
     for (unsigned c = 0; c < EIGHT; ++c) {
       v[c] += plus[c];
     }
-    store_eight(to + i * EIGHT, v);
+    store_eight(to + static_cast<size_t>(i) * EIGHT, v);
   }
 }
 
