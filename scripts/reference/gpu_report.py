@@ -205,15 +205,15 @@ def memory_rows(original, ours):
 def roofline_lines(roof, ceilings, seconds):
     """seconds: name -> seconds of one tile, or None."""
     lines = [f"One tile: {roof['gflop']:.4g} GFLOP and {roof['mb']:.4g} MB (input, weights and output of each step moved once, "
-             f"{ceilings['type']}), at least {roof['least_s'] * 1e3:.2f} ms. Ceilings of the same run: {ceilings['flops'] / 1e12:.1f} TFLOP/s in a "
-             f"matrix product of {ceilings['matrix']}, {ceilings['bandwidth'] / 1e9:.0f} GB/s copying (read and written).", "",
+             f"{ceilings['type']}), at least {roof['least_s'] * 1e3:.2f} ms. Ceilings of the same run: {ceilings['flops'] / 1e12:.3g} TFLOP/s in a "
+             f"matrix product of {ceilings['matrix']}, {ceilings['bandwidth'] / 1e9:.3g} GB/s copying (read and written).", "",
              "| | ms a tile | TFLOP/s | of the products | GB/s | of the copying | of the roofline |", "|---|---|---|---|---|---|---|"]
     for name, tile in seconds.items():
         if tile is None:
             lines.append(f"| {name} |" + f" {NOT_MEASURED} |" * 6)
             continue
         s = shares(roof, tile, ceilings["flops"], ceilings["bandwidth"])
-        lines.append(f"| {name} | {tile * 1e3:.2f} | {s['tflops']:.2f} | {s['of_products']:.1%} | {s['gbs']:.1f} | {s['of_copying']:.1%} "
+        lines.append(f"| {name} | {tile * 1e3:.2f} | {s['tflops']:.3g} | {s['of_products']:.1%} | {s['gbs']:.3g} | {s['of_copying']:.1%} "
                      f"| {s['of_roofline']:.1%} |")
     return lines
 

@@ -104,7 +104,7 @@ class Tables(unittest.TestCase):
     def test_roofline_rows(self):
         roof, ceilings = {"gflop": 10.0, "mb": 4.0, "least_s": 0.01}, {"flops": 1e12, "bandwidth": 1e9, "matrix": 8192, "type": "float16"}
         lines = g.roofline_lines(roof, ceilings, {"a": 0.02, "b": None})
-        self.assertEqual(lines[-2], "| a | 20.00 | 0.50 | 50.0% | 0.2 | 20.0% | 50.0% |")
+        self.assertEqual(lines[-2], "| a | 20.00 | 0.5 | 50.0% | 0.2 | 20.0% | 50.0% |")
         self.assertEqual(lines[-1].count(g.NOT_MEASURED), 6)
 
 
