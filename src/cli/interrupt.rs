@@ -4,8 +4,8 @@
 use pdac_cascade::imaging::file::abandon_unfinished;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
-use std::{process, thread};
 
 /// How long a stage may take to notice that it is to stop: the platform kills the process five seconds after SIGTERM.
 const GRACE: Duration = Duration::from_secs(1);
@@ -38,7 +38,11 @@ pub fn listen(code: i32, on_request: impl Fn() + Send + 'static) {
 /// Ends the program; files that are being given their names get them first.
 fn end(code: i32) -> ! {
     abandon_unfinished();
-    process::exit(code)
+    #[expect(unsafe_code, reason = "the safe function runs the libraries' own endings")]
+    // SAFETY: ends the process. Nothing is buffered, and a GPU's libraries must not be taken down beneath a thread that computes.
+    unsafe {
+        libc::_exit(code)
+    }
 }
 
 /// Whether a signal has come.

@@ -6,8 +6,9 @@ use super::{case, exit, interrupt, memory};
 use anyhow::{Context, anyhow};
 use indicatif::MultiProgress;
 use pdac_cascade::challenge::{Answer, Request, Server};
-use pdac_cascade::pipeline::PanoramaRun;
+use pdac_cascade::nnunet::predictor::PredictError;
 use pdac_cascade::pipeline::panorama::{ExecutionOptions, KeptFolds};
+use pdac_cascade::pipeline::{PanoramaRun, PipelineError};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::Receiver;
@@ -68,6 +69,10 @@ fn work(
     tracing::info!(kept_folds = kept, folds = all, "ready");
     while let Ok(request) = requests.recv() {
         request.answer(answer(&cascade, args, bars));
+        // A GPU that is lost stays lost as long as the process lives.
+        if let Some(gpu) = options.gpu {
+            gpu.synchronise().map_err(PredictError::from).map_err(PipelineError::from)?;
+        }
     }
     Ok(())
 }

@@ -41,6 +41,14 @@ impl Cuda {
         match self {}
     }
 
+    /// Waits until everything is computed.
+    ///
+    /// # Errors
+    /// If any of it failed.
+    pub fn synchronise(self) -> Result<(), CudaError> {
+        match self {}
+    }
+
     /// Bytes of memory that may still be taken from the GPU.
     ///
     /// # Errors

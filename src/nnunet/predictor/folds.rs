@@ -55,7 +55,11 @@ impl<'m> Folds<'m> {
     pub fn keep(&self, memory: MemoryGauge, reserve: u64) -> Result<usize, PredictError> {
         let mut count = 0;
         for number in 0..self.model.folds.len() {
-            let weights = self.read(number)?;
+            let weights = match self.read(number) {
+                // What cannot be kept is read, and done without, when it is needed.
+                Err(PredictError::Gpu(error)) if error.is_out_of_memory() => break,
+                read => read?,
+            };
             if self.leaves(memory, reserve)? {
                 lock(&self.kept)[number] = Some(Arc::new(weights));
                 count += 1;
@@ -83,12 +87,18 @@ impl<'m> Folds<'m> {
             return Ok(Arc::clone(weights));
         }
         let ahead = if number == 0 { lock(&self.ahead).take() } else { None };
+        let ahead = ahead.filter(|ahead| !is_out_of_gpu_memory(ahead));
         ahead.unwrap_or_else(|| self.read(number)).map(Arc::new)
     }
 
     fn read(&self, number: usize) -> Loaded {
         read_fold(self.model, &plan_of(self.model)?, self.model.folds[number], self.backend)
     }
+}
+
+/// Whether weights could not be loaded ahead beside what was on the GPU then.
+fn is_out_of_gpu_memory(loaded: &Loaded) -> bool {
+    matches!(loaded, Err(PredictError::Gpu(error)) if error.is_out_of_memory())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -4,10 +4,12 @@
 //! where it turns out not to be enough the batch is halved, then the scan is preprocessed and its sums are kept on the host,
 //! then the caller is told.
 
+use super::folds::Folds;
 use super::sums::{Sums, bands};
 use super::{
     AllLogits, Cropped, LogitReader, PredictError, Predictor, Preprocessed, TileObserver, TileProgress,
 };
+use crate::imaging::memory::bytes;
 use crate::imaging::resampling::AxisOperator;
 use crate::network::{GpuRunner, Weights, sample_needs};
 use crate::nnunet::dataset::OutputKind;
@@ -21,6 +23,7 @@ use crate::ops::cuda::{
 };
 use crate::ops::{AccumulateTile, Cuda, CudaError, Mirroring, ValueShape};
 use candle_core::{Device, Tensor};
+use ndarray::Array4;
 use std::thread;
 
 /// Voxels of a batch beyond which a GPU is busy: more copies at once would take memory and no less time.
@@ -69,15 +72,15 @@ pub(super) fn raw_tile(
     run_once(predictor, gpu, &image, start, 1)
 }
 
-/// Runs the first fold once on zeros, on as many copies as a tile has.
+/// Runs the first fold once on zeros, on as many copies as a scan with many tiles would have at once.
 pub(super) fn warm_up(predictor: &Predictor<'_>, gpu: Cuda) -> Result<(), PredictError> {
     let tile = predictor.plan.operand(predictor.plan.input()).shape;
     let image = DeviceImage::new(gpu, tile.channels, tile.dims)?;
     for channel in 0..tile.channels {
         image.put_channel(channel, &vec![0.0; tile.voxels()])?;
     }
-    let copies = predictor.mirrorings.len();
-    run_once(predictor, gpu, &image, [0; 3], copies).map(|_| gpu.remember_algorithms())
+    let batch = first_batch(predictor, gpu, tile.voxels(), usize::MAX)?;
+    run_once(predictor, gpu, &image, [0; 3], batch).map(|_| gpu.remember_algorithms())
 }
 
 fn run_once(
@@ -169,13 +172,6 @@ impl Scan<'_> {
             Self::Preprocessed(scan) => scan.shape(),
         }
     }
-
-    fn channels(&self) -> usize {
-        match self {
-            Self::Cropped(scan) => scan.channels.len(),
-            Self::Preprocessed(scan) => scan.channels.len(),
-        }
-    }
 }
 
 /// Where the sums are kept, and how many runs of the network are one batch.
@@ -186,12 +182,38 @@ struct Setting {
     frugal: bool,
 }
 
-/// The largest batch of at most `most` runs that shares `all` runs out evenly, and the copies of a tile not at all if they fit.
-fn even_batch(most: usize, copies: usize, all: usize) -> usize {
+/// A batch of at most `most` of `all` runs: a power of two times the copies of a tile, or where those do not fit a power of two.
+///
+/// There are few such sizes, and each is measured once.
+fn batch_size(most: usize, copies: usize, all: usize) -> usize {
     let unit = if most >= copies { copies } else { 1 };
-    let (units, most) = (all.div_ceil(unit).max(1), (most / unit).max(1));
-    let batches = units.div_ceil(most);
-    units.div_ceil(batches) * unit
+    let enough = all.div_ceil(unit).max(1).checked_next_power_of_two().unwrap_or(usize::MAX);
+    unit << (most / unit).max(1).min(enough).ilog2()
+}
+
+/// As many of `all` runs at once as keep the GPU busy and fit beside an image of so many voxels and its sums.
+fn first_batch(
+    predictor: &Predictor<'_>,
+    gpu: Cuda,
+    voxels: usize,
+    all: usize,
+) -> Result<usize, PredictError> {
+    let (plan, network) = (&predictor.plan, &predictor.model.configuration.network);
+    let (sample, most) = sample_needs(plan, gpu)?;
+    let free = u128::from(gpu.free_memory()?) * FILLED / 100;
+    let per_voxel = 4 * (network.input_channels + predictor.heads() + 1) as u128;
+    let parameters = network.parameters();
+    let parameters: usize = parameters.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    // The fold that computes and the one after it.
+    let weights = 2 * (parameters * gpu.precision().bytes()) as u128;
+    let workspace = WORKSPACE.min(free / WORKSPACE_PART);
+    let left = free.saturating_sub(voxels as u128 * per_voxel + weights + workspace);
+    let fit = usize::try_from(left / (sample as u128).max(1)).unwrap_or(usize::MAX);
+    let copies = predictor.mirrorings.len();
+    let busy = BUSY.div_ceil(plan.logits().voxels().max(1)).next_multiple_of(copies);
+    let batch = batch_size(fit.min(most).min(busy), copies, all);
+    tracing::debug!(batch, fit, busy, sample, "tiles and mirrored copies at once");
+    Ok(batch)
 }
 
 struct OnGpu<'a, 'm> {
@@ -226,7 +248,9 @@ impl OnGpu<'_, '_> {
                     Setting { batch: half, ..setting }
                 }
                 Setting { frugal: false, .. } => {
-                    self.predictor.fold_queue().folds.release();
+                    let queue = self.predictor.fold_queue();
+                    queue.folds.release();
+                    queue.after.map(Folds::release);
                     tracing::warn!("{error}: trying again with the sums on the host");
                     Setting { batch: 1, frugal: true }
                 }
@@ -237,31 +261,9 @@ impl OnGpu<'_, '_> {
 
     /// As many runs at once as keep the GPU busy and fit into the memory that is free.
     fn first_setting(&self) -> Result<Setting, PredictError> {
-        let Self { predictor, gpu, .. } = self;
-        let plan = &predictor.plan;
-        let (sample, most) = sample_needs(plan, *gpu)?;
-        let free = u128::from(gpu.free_memory()?) * FILLED / 100;
-        let voxels = self.scan.shape().iter().product::<usize>() as u128;
-        let per_voxel = 4 * (self.scan.channels() + predictor.heads() + 1) as u128;
-        let parameters: usize = predictor
-            .model
-            .configuration
-            .network
-            .parameters()
-            .iter()
-            .map(|(_, shape)| shape.iter().product::<usize>())
-            .sum();
-        // The fold that computes and the one after it.
-        let weights = 2 * (parameters * gpu.precision().bytes()) as u128;
-        let workspace = WORKSPACE.min(free / WORKSPACE_PART);
-        let left = free.saturating_sub(voxels * per_voxel + weights + workspace);
-        let fit = usize::try_from(left / (sample as u128).max(1)).unwrap_or(usize::MAX);
-        let copies = predictor.mirrorings.len();
-        let patch = plan.logits().voxels().max(1);
-        let busy = BUSY.div_ceil(patch).next_multiple_of(copies);
-        let all = self.tiling().starts.len() * copies;
-        let batch = even_batch(fit.min(most).min(busy), copies, all);
-        tracing::debug!(batch, fit, busy, sample, "tiles and mirrored copies at once");
+        let all = self.tiling().starts.len() * self.predictor.mirrorings.len();
+        let voxels = self.scan.shape().iter().product();
+        let batch = first_batch(self.predictor, self.gpu, voxels, all)?;
         Ok(Setting { batch, frugal: false })
     }
 
@@ -300,9 +302,29 @@ impl OnGpu<'_, '_> {
             let logits = tiles.with_sums_on_gpu(observer)?;
             gpu.synchronise()?;
             tracing::info!("predicted");
-            receiver.take_all(&logits)?;
+            if let Err(error) = receiver.take_all(&logits) {
+                self.export_on_host(error, &logits, receiver)?;
+            }
         }
         tracing::info!("exported");
+        Ok(())
+    }
+
+    /// Hands over logits that the GPU had not the memory to make labels of.
+    fn export_on_host<R: Receiver>(
+        &self,
+        error: CudaError,
+        logits: &DeviceLogits,
+        receiver: &mut R,
+    ) -> Result<(), PredictError> {
+        if !error.is_out_of_memory() {
+            return Err(error.into());
+        }
+        tracing::warn!("{error}: exporting on the host");
+        let ([z, y, x], heads) = (logits.dims, logits.heads);
+        self.predictor.memory.check("the logits", bytes(&logits.dims, size_of::<f32>() * heads))?;
+        let values = Array4::from_shape_vec((z, y, x, heads), logits.read()?);
+        receiver.take(0, values.map_err(candle_core::Error::wrap)?.view());
         Ok(())
     }
 
@@ -346,6 +368,8 @@ impl OnGpu<'_, '_> {
     fn image_from_host(&self) -> Result<DeviceImage, PredictError> {
         match self.scan {
             Scan::Cropped(scan) => {
+                let voxels = bytes(&scan.crop.shape(), size_of::<f32>());
+                self.predictor.memory.check("a copy of the scan", voxels * scan.channels.len() as u128)?;
                 let scan = scan.clone().preprocess(self.predictor.model, self.predictor.memory)?;
                 upload(self.gpu, &scan)
             }
@@ -573,13 +597,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_are_shared_out_evenly() {
-        assert_eq!(even_batch(10, 1, 54), 9);
-        assert_eq!([8, 15, 16, 24].map(|most| even_batch(most, 8, 432)), [8, 8, 16, 24]);
-        assert_eq!(even_batch(40, 8, 48), 24);
-        assert_eq!(even_batch(usize::MAX, 8, 16), 16);
-        assert_eq!([0, 1, 3, 7].map(|most| even_batch(most, 8, 16)), [1, 1, 3, 6]);
-        assert_eq!(even_batch(0, 1, 1), 1);
+    fn batches_have_few_sizes() {
+        assert_eq!(batch_size(10, 1, 54), 8);
+        assert_eq!([8, 15, 16, 31, 300].map(|most| batch_size(most, 8, 432)), [8, 8, 16, 16, 256]);
+        assert_eq!(batch_size(300, 8, 8 * 3), 32);
+        assert_eq!(batch_size(usize::MAX, 8, 16), 16);
+        assert_eq!([0, 1, 3, 7].map(|most| batch_size(most, 8, 16)), [1, 1, 2, 4]);
+        assert_eq!([batch_size(0, 1, 1), batch_size(40, 8, usize::MAX)], [1, 32]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use candle_core::cuda_backend::cudarc::cudnn::sys::{
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Larger files are none of ours.
@@ -119,12 +119,13 @@ impl Algorithms {
 }
 
 fn read(file: &Path) -> Remembered {
-    let small = |found: fs::Metadata| found.is_file() && found.len() <= LARGEST_FILE;
-    if !fs::metadata(file).is_ok_and(small) {
+    // Opening a pipe would wait for its other end.
+    if !fs::metadata(file).is_ok_and(|found| found.is_file()) {
         return Remembered::default();
     }
-    let text = fs::read(file).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_default()
+    let mut text = Vec::new();
+    let read = fs::File::open(file).and_then(|file| file.take(LARGEST_FILE).read_to_end(&mut text));
+    read.ok().and_then(|_| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
 /// Writes beside the file and renames, so that no reader sees half of it.

@@ -213,7 +213,7 @@ impl Descriptors {
                 memory.workspace_bytes,
             )
         };
-        status.result().map_err(CudaError::cudnn(WHAT))?;
+        status.result().map_err(cuda.cudnn_error(WHAT))?;
         let usable = results.iter().take(found as usize).filter(|r| {
             r.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS && r.memory <= memory.workspace_bytes
         });
@@ -283,7 +283,7 @@ impl Descriptors {
                 memory.y.as_ptr(),
             )
         }
-        .map_err(CudaError::cudnn("a convolution"))
+        .map_err(cuda.cudnn_error("a convolution"))
     }
 
     /// Tensor cores as the measurement had them; float32 is never rounded.

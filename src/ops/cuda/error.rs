@@ -1,5 +1,6 @@
 //! What can go wrong on a GPU: memory that it does not have, which callers can act on, and everything else.
 
+use super::Cuda;
 use candle_core::cuda_backend::cudarc::cudnn::result::CudnnError;
 use candle_core::cuda_backend::cudarc::cudnn::sys::cudnnStatus_t;
 use candle_core::cuda_backend::cudarc::driver::DriverError;
@@ -68,6 +69,31 @@ impl CudaError {
                 Self::OutOfMemory { what, asked: 0 }
             }
             status => Self::Cudnn { what, status: format!("{status:?}") },
+        }
+    }
+}
+
+/// Bytes of free memory below which cuDNN may fail for want of it without saying so: it loads its kernels when it first needs them.
+const SCARCE: u64 = 128 << 20;
+
+impl Cuda {
+    /// An error of cuDNN while it did `what`: want of memory too where cuDNN only says that something inside it failed, the GPU
+    /// still works, and hardly any memory is free.
+    pub(super) fn cudnn_error(self, what: &'static str) -> impl FnOnce(CudnnError) -> CudaError {
+        move |error| {
+            let vague = matches!(
+                error.0,
+                cudnnStatus_t::CUDNN_STATUS_INTERNAL_ERROR
+                    | cudnnStatus_t::CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED
+                    | cudnnStatus_t::CUDNN_STATUS_EXECUTION_FAILED
+                    | cudnnStatus_t::CUDNN_STATUS_EXECUTION_FAILED_CUDA_DRIVER
+                    | cudnnStatus_t::CUDNN_STATUS_EXECUTION_FAILED_CUDART
+                    | cudnnStatus_t::CUDNN_STATUS_EXECUTION_FAILED_CUBLAS
+            );
+            if vague && self.free_memory().is_ok_and(|free| free < SCARCE) {
+                return CudaError::OutOfMemory { what, asked: 0 };
+            }
+            CudaError::cudnn(what)(error)
         }
     }
 }

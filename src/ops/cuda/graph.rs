@@ -1,7 +1,7 @@
 //! What is launched: recording it to launch all of it at once later, and waiting for it.
 
 use super::{Cuda, CudaError};
-use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaGraph, sys};
+use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaGraph, CudaStream, result, sys};
 
 /// Launches that were recorded.
 pub(crate) struct Recording(CudaGraph);
@@ -23,6 +23,23 @@ impl Mark {
     }
 }
 
+/// Makes sure that a stream does not go on recording, whatever happened: nothing else could be done with it.
+struct EndRecording<'a>(&'a CudaStream);
+
+impl Drop for EndRecording<'_> {
+    fn drop(&mut self) {
+        #[expect(unsafe_code, reason = "the safe function returns early after errors of other threads")]
+        // SAFETY: the stream lives; a graph that comes of it is destroyed once.
+        unsafe {
+            if let Ok(graph) = result::stream::end_capture(self.0.cu_stream())
+                && !graph.is_null()
+            {
+                let _failed = result::graph::destroy(graph);
+            }
+        }
+    }
+}
+
 impl Cuda {
     /// Marks what has been launched so far.
     pub(crate) fn mark(self) -> Result<Mark, CudaError> {
@@ -37,9 +54,11 @@ impl Cuda {
         let stream = self.stream();
         let begun = stream.begin_capture(mode).map_err(CudaError::driver("recording", 0));
         begun.map_err(refused).ok()?;
+        let ended = EndRecording(stream);
         let launched = launch();
         let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0));
         let graph = graph.map_err(CudaError::driver("recording", 0)).map_err(refused).ok().flatten();
+        drop(ended);
         match launched {
             Ok(()) => graph.map(Recording),
             Err(error) => {

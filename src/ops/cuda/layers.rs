@@ -13,7 +13,10 @@ use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-/// Most bytes of workspace that an algorithm may use.
+/// What workspaces are called in errors.
+const WORKSPACE: &str = "workspace of convolutions";
+
+/// Most bytes of workspace that an algorithm may use, unless all need more.
 const MOST_WORKSPACE: usize = 256 << 20;
 
 /// Parts of the scratch memory begin at multiples of this.
@@ -130,7 +133,8 @@ impl Convolution {
     }
 }
 
-/// The algorithm for a convolution: the one remembered, or the fastest of those whose workspace is bounded.
+/// The algorithm for a convolution: the one remembered, or the fastest of those whose workspace is bounded, or if none is the
+/// one that needs the least. What was in `memory.y` is lost.
 fn choose(
     cuda: Cuda,
     descriptors: &Descriptors,
@@ -141,28 +145,26 @@ fn choose(
     if let Some(choice) = remembered.filter(|c| c.is_precise(cuda.precision()))
         && let Some(workspace) = descriptors.workspace(cuda, &choice).filter(|&w| w <= MOST_WORKSPACE)
     {
-        return Ok(choice.with_workspace(workspace));
-    }
-    let workspace = largest_workspace(cuda)?;
-    let memory = ConvMemory {
-        workspace: workspace.as_ref().map_or(Address::NULL, DeviceMemory::address),
-        workspace_bytes: workspace.as_ref().map_or(0, DeviceMemory::len),
-        ..memory
-    };
-    let mut choices = match descriptors.measure(cuda, memory) {
-        Err(error @ CudaError::Cudnn { .. }) => {
-            tracing::debug!("{shape}: {error}; taking the recommended algorithm");
-            vec![]
+        let choice = choice.with_workspace(workspace);
+        match try_once(cuda, descriptors, &choice, memory) {
+            Err(error @ CudaError::Cudnn { .. }) => {
+                tracing::debug!("{shape}: {choice:?} is forgotten: {error}")
+            }
+            tried => return tried.map(|()| choice),
         }
-        measured => measured?,
-    };
+    }
+    let (workspace, measured) = measure(cuda, descriptors, memory)?;
+    let mut choices = measured.unwrap_or_else(|error| {
+        tracing::debug!("{shape}: {error}; taking a recommended algorithm");
+        vec![]
+    });
+    let is_fastest = !choices.is_empty() && workspace == MOST_WORKSPACE;
     if choices.is_empty() {
         choices = descriptors.recommended(cuda)?;
+        choices.sort_by_key(|choice| choice.workspace);
     }
-    // The memory is given back before anything else is allocated.
-    cuda.synchronise()?;
     let usable = choices.into_iter().find_map(|choice| {
-        let workspace = descriptors.workspace(cuda, &choice).filter(|&w| w <= memory.workspace_bytes)?;
+        let workspace = descriptors.workspace(cuda, &choice)?;
         Some(choice.with_workspace(workspace))
     });
     let Some(choice) = usable else {
@@ -170,15 +172,53 @@ fn choose(
         return Err(CudaError::Unsupported { what });
     };
     tracing::debug!("{shape}: {choice:?}");
-    lock(&cuda.engine().algorithms).set(shape, choice);
+    if is_fastest {
+        lock(&cuda.engine().algorithms).set(shape, choice);
+    }
     Ok(choice)
+}
+
+/// Runs a convolution with an algorithm that was chosen by another process, with memory of its own.
+fn try_once(
+    cuda: Cuda,
+    descriptors: &Descriptors,
+    choice: &Choice,
+    memory: ConvMemory,
+) -> Result<(), CudaError> {
+    let workspace = cuda.uninitialised::<u8>(WORKSPACE, choice.workspace)?;
+    let memory = ConvMemory { workspace: workspace.address(), workspace_bytes: choice.workspace, ..memory };
+    descriptors.run(cuda, choice, memory, false)?;
+    cuda.synchronise()
+}
+
+/// Times the algorithms with as much workspace as there is, up to the bound: how much that was, and what cuDNN says.
+fn measure(
+    cuda: Cuda,
+    descriptors: &Descriptors,
+    memory: ConvMemory,
+) -> Result<(usize, Result<Vec<Choice>, CudaError>), CudaError> {
+    let workspace = largest_workspace(cuda)?;
+    let bytes = workspace.as_ref().map_or(0, DeviceMemory::len);
+    let memory = ConvMemory {
+        workspace: workspace.as_ref().map_or(Address::NULL, DeviceMemory::address),
+        workspace_bytes: bytes,
+        ..memory
+    };
+    let measured = match descriptors.measure(cuda, memory) {
+        Err(error) if !matches!(error, CudaError::Cudnn { .. }) => return Err(error),
+        measured => measured,
+    };
+    // The memory is given back before anything else is allocated.
+    drop(workspace);
+    cuda.synchronise()?;
+    Ok((bytes, measured))
 }
 
 /// As much memory as there is, up to the bound.
 fn largest_workspace(cuda: Cuda) -> Result<Option<DeviceMemory<u8>>, CudaError> {
     let mut bytes = MOST_WORKSPACE;
     while bytes >= 1 << 20 {
-        match cuda.uninitialised("workspace of convolutions", bytes) {
+        match cuda.uninitialised(WORKSPACE, bytes) {
             Err(error) if error.is_out_of_memory() => bytes /= 2,
             taken => return taken.map(Some),
         }

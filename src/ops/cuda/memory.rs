@@ -257,6 +257,8 @@ impl Cuda {
     pub fn free_memory(self) -> Result<u64, CudaError> {
         // What was freed goes back when everything is computed.
         self.synchronise()?;
+        let copied = self.engine().upload_stream.synchronize();
+        copied.map_err(CudaError::driver("free memory", 0))?;
         let (free, _) =
             self.engine().stream.context().mem_get_info().map_err(CudaError::driver("free memory", 0))?;
         Ok(free as u64)

@@ -4,15 +4,20 @@
 
 use super::algorithms::Algorithms;
 use super::cudnn::Dnn;
+use super::layers::{CudaConv, Window};
 use super::memory::Tally;
+use super::value::DeviceValue;
 use super::{Cuda, CudaError, Engine};
+use crate::ops::ValueShape;
 use crate::ops::gpu::{CudaOptions, CudaPrecision, Description, KernelCode, version_of_cudnn};
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::sys::{self as driver, CUdevice_attribute};
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaFunction, DriverError};
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::cudarc::{cublas, cudnn, curand};
+use half::f16;
 use std::collections::HashMap;
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
@@ -142,6 +147,8 @@ fn open(ordinal: usize, options: CudaOptions) -> Result<Cuda, CudaUnavailable> {
     check_libraries()?;
     let driver = check_devices(ordinal)?;
     let device = CudaDevice::new_with_stream(ordinal).map_err(|error| device_error(ordinal, &error))?;
+    // Where opening fails later it is not closed: its libraries' handles panic on a device that is lost.
+    let device = ManuallyDrop::new(device);
     // One stream computes; copies on another one wait for themselves.
     #[expect(unsafe_code, reason = "candle cannot know that one stream does everything")]
     // SAFETY: values are read and written on one stream only, but for parameters, which are complete before they are used
@@ -163,7 +170,7 @@ fn open(ordinal: usize, options: CudaOptions) -> Result<Cuda, CudaUnavailable> {
     let CudaOptions { precision, remember } = options;
     let algorithms = Algorithms::open(device_key(&description, precision), remember);
     let engine = Engine {
-        device,
+        device: ManuallyDrop::into_inner(device),
         stream,
         upload_stream,
         functions,
@@ -174,13 +181,41 @@ fn open(ordinal: usize, options: CudaOptions) -> Result<Cuda, CudaUnavailable> {
         description,
         precision,
     };
-    Ok(Cuda(Box::leak(Box::new(engine))))
+    let cuda = Cuda(Box::leak(Box::new(engine)));
+    try_convolution(cuda).map_err(failed)?;
+    Ok(cuda)
+}
+
+/// Convolves two sources of ones, one after the other, and looks at the result: cuDNN loads the libraries that convolutions are
+/// in, and the driver the kernels, only when they are first used.
+fn try_convolution(cuda: Cuda) -> Result<(), CudaError> {
+    /// A filter of this value makes results that are exact in any precision.
+    const WEIGHT: f32 = 1.0 / 64.0;
+    let shape = ValueShape { dims: [3; 3], channels: 8 };
+    let window = Window { kernel: [3; 3], stride: [1; 3] };
+    let conv = CudaConv::new(cuda, &window, &[shape; 2], shape, &[0.0; 8], None, |_, _, _| WEIGHT)?;
+    let ones = cuda.upload_elements(&vec![1.0; shape.data_len()])?;
+    let out = cuda.uninitialised::<u8>("a first convolution", ones.len())?;
+    let value = |address| DeviceValue { address, elements: shape.data_len() };
+    conv.run(1, value(out.address()), &[value(ones.address()); 2])?;
+    let mut bytes = vec![0; out.len()];
+    cuda.read("a first convolution", &out, &mut bytes)?;
+    let middle = &bytes[13 * bytes.len() / 27..];
+    let found = match cuda.precision() {
+        CudaPrecision::F16 => f16::from_le_bytes([middle[0], middle[1]]).to_f32(),
+        CudaPrecision::F32 => f32::from_le_bytes([middle[0], middle[1], middle[2], middle[3]]),
+    };
+    let expected = 27.0 * 16.0 * WEIGHT;
+    if found == expected {
+        return Ok(());
+    }
+    Err(CudaError::Unsupported { what: format!("a first convolution gives {found}, expected {expected}") })
 }
 
 /// What remembered algorithms are for.
 fn device_key(description: &Description, precision: CudaPrecision) -> String {
-    let Description { name, capability: (major, minor), cudnn, .. } = description;
-    format!("{name} {major}.{minor} cuDNN {cudnn} {precision}")
+    let Description { name, capability: (major, minor), driver, cudnn, .. } = description;
+    format!("{name} {major}.{minor} driver {}.{} cuDNN {cudnn} {precision}", driver.0, driver.1)
 }
 
 #[expect(unsafe_code, reason = "libraries run code when they are opened")]

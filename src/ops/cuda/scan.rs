@@ -124,7 +124,7 @@ impl DeviceRanges {
         launch!(
             cuda,
             "range_of_parts",
-            grid(parts as u32, keys as u32, 1),
+            grid(keys as u32, parts as u32, 1),
             data,
             partial.address(),
             outer as u64,

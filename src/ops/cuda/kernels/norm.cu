@@ -102,7 +102,9 @@ __device__ void finish_norm(const T *x, const float *partial, const float *weigh
   const double pivot = static_cast<double>(static_cast<float>(x[sample * voxels * channels + channel]));
   const double offset = sum / voxels;
   const double variance = square / voxels - offset * offset;
-  const double scale = weight[channel] / sqrt((variance > 0.0 ? variance : 0.0) + eps);
+  const double divisor = sqrt((variance > 0.0 ? variance : 0.0) + eps);
+  // Without an epsilon a padded channel, which is zero everywhere, would become NaN.
+  const double scale = divisor > 0.0 || weight[channel] != 0.0f ? weight[channel] / divisor : 0.0;
   affine[sample * 2 * channels + channel] = static_cast<float>(scale);
   affine[(sample * 2 + 1) * channels + channel] = static_cast<float>(bias[channel] - (pivot + offset) * scale);
 }

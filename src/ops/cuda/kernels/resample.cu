@@ -50,21 +50,22 @@ __device__ void reduce_range(float low, float high, float *out) {
   }
 }
 
-// Range of part of each slice and channel. in: (outer, slice, inner, channel). Grid: (parts, slices * channels).
+// Range of part of each slice and channel. in: (outer, slice, inner, channel). Grid: (slices * channels, parts).
 // partial: (slice, channel, part, {low, high}).
 extern "C" __global__ void __launch_bounds__(256)
     range_of_parts(const float *in, float *partial, unsigned long long outer, unsigned slices, unsigned long long inner,
                    unsigned channels) {
-  const unsigned slice = blockIdx.y / channels, channel = blockIdx.y % channels;
+  const unsigned slice = blockIdx.x / channels, channel = blockIdx.x % channels;
   const size_t count = static_cast<size_t>(outer) * inner;
   float low = INFINITY, high = -INFINITY;
-  for (size_t e = first_index(); e < count; e += index_step()) {
+  const size_t begin = static_cast<size_t>(blockIdx.y) * blockDim.x + threadIdx.x;
+  for (size_t e = begin; e < count; e += static_cast<size_t>(gridDim.y) * blockDim.x) {
     const size_t o = e / inner, i = e % inner;
     const float v = in[((o * slices + slice) * inner + i) * channels + channel];
     low = v < low ? v : low;
     high = v > high ? v : high;
   }
-  reduce_range(low, high, partial + (static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x) * 2);
+  reduce_range(low, high, partial + (static_cast<size_t>(blockIdx.x) * gridDim.y + blockIdx.y) * 2);
 }
 
 // Range of each slice and channel from its parts'. Grid: (slices * channels). ranges: (slice, channel, {low, high}).
