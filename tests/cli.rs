@@ -186,7 +186,7 @@ fn the_instruction_set_can_be_chosen_and_is_logged() {
         assert_eq!((&done["arithmetic"], &done["threads"]), (&format!("{isa} f32").into(), &3.into()));
     }
     let text = String::from_utf8(desk.run(&["--cpu-isa", "portable"]).stderr).unwrap();
-    assert!(text.contains("computing on the CPU threads="), "{text}");
+    assert!(text.contains("worker threads started threads="), "{text}");
     assert!(text.contains("arithmetic=portable f32"), "{text}");
 }
 

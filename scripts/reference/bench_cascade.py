@@ -66,8 +66,8 @@ def high_water(pid):
     return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), 0)
 
 
-def measure(command, output, threads):
-    """Runs a command to its end: {wall_s, cpu_s, peak_mib, log}."""
+def measure(command, output, threads, sample=lambda: None):
+    """Runs a command to its end, calling `sample` on the way: {wall_s, cpu_s, peak_mib, log}."""
     environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
     with tempfile.TemporaryFile() as log:
         started = time.perf_counter()
@@ -75,6 +75,7 @@ def measure(command, output, threads):
         peak = 0
         while not (ended := os.wait4(child.pid, os.WNOHANG))[0]:
             peak = max(peak, high_water(child.pid))
+            sample()
             time.sleep(SAMPLING_INTERVAL)
         _, status, usage = ended
         wall = time.perf_counter() - started

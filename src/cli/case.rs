@@ -7,7 +7,7 @@ use super::system::HERE;
 use super::{interrupt, weights};
 use anyhow::Context;
 use indicatif::MultiProgress;
-use pdac_cascade::challenge::{Case, OutputError, Outputs, PANORAMA};
+use pdac_cascade::challenge::{Case, CaseError, OutputError, Outputs, PANORAMA};
 use pdac_cascade::imaging::file::write_whole;
 use pdac_cascade::imaging::{MemoryGauge, Volume};
 use pdac_cascade::nnunet::predictor::PredictError;
@@ -15,9 +15,10 @@ use pdac_cascade::ops::{Arithmetic, Precision};
 use pdac_cascade::pipeline::panorama::ExecutionOptions;
 use pdac_cascade::pipeline::{Detection, Observer, Panorama, PanoramaRun, PipelineError};
 use pdac_cascade::report::overlay::{Window, draw_overlay};
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 /// How this processor and, if there is one, the GPU are used.
 pub fn execution_options(args: &ComputeArgs) -> anyhow::Result<ExecutionOptions> {
@@ -36,23 +37,30 @@ pub fn execution_options_on(args: &ComputeArgs, device: &Device) -> anyhow::Resu
         }
     };
     let arithmetic = arithmetic(args, gpu.is_some())?;
-    let threads = start_threads(args.threads.map_or_else(|| HERE.threads(), usize::from))?;
-    let available_mb = HERE.available_memory().map(|bytes| bytes / 1_000_000);
     match gpu {
-        Some(gpu) => {
-            tracing::info!(threads, precision = %gpu.precision(), "computing on {}", gpu.description());
-        }
-        None => tracing::info!(threads, %arithmetic, available_mb, "computing on the CPU"),
+        Some(gpu) => tracing::info!(precision = %gpu.precision(), "computing on {}", gpu.description()),
+        None => tracing::info!(%arithmetic, "computing on the CPU"),
     }
-    let memory = MemoryGauge::new(|| HERE.available_memory());
-    Ok(ExecutionOptions { accumulate: args.accumulate.into(), arithmetic, memory, gpu })
+    Ok(ExecutionOptions { accumulate: args.accumulate.into(), arithmetic, memory: memory(), gpu })
 }
 
-/// Starts that many worker threads, or the half, or the half of that: a container may limit them. How many there are.
-fn start_threads(mut threads: usize) -> anyhow::Result<usize> {
+/// Tells how much memory there is.
+fn memory() -> MemoryGauge {
+    MemoryGauge::new(|| HERE.available_memory())
+}
+
+/// Starts the worker threads: as many as asked for, or the half, or the half of that, since a container may limit them.
+///
+/// To be called before anything that works on several threads.
+pub fn start_threads(args: &ComputeArgs) -> anyhow::Result<()> {
+    let mut threads = args.threads.map_or_else(|| HERE.threads(), usize::from);
     loop {
         match rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
-            Ok(()) => return Ok(threads),
+            Ok(()) => {
+                let available_mb = HERE.available_memory().map(|bytes| bytes / 1_000_000);
+                tracing::info!(threads, available_mb, "worker threads started");
+                return Ok(());
+            }
             Err(error) if threads > 1 => {
                 tracing::warn!("{threads} threads cannot be started ({error}): trying with half as many");
                 threads /= 2;
@@ -89,24 +97,50 @@ pub fn open_cascade(args: &ComputeArgs) -> Result<Panorama, PipelineError> {
     Ok(cascade)
 }
 
-/// Runs the cascade on the case that the input folder holds.
+/// A scan on its way from its file.
+pub struct Reading<'scope, 'c> {
+    case: &'c Case,
+    /// Reads it; none where no thread could be started, or none was asked for.
+    thread: Option<ScopedJoinHandle<'scope, Result<Volume<f32>, CaseError>>>,
+}
+
+impl<'scope, 'c> Reading<'scope, 'c> {
+    /// It is read when it is needed.
+    pub fn later(case: &'c Case) -> Self {
+        Self { case, thread: None }
+    }
+
+    /// It is read from now on, while something else is done.
+    pub fn ahead(case: &'c Case, scope: &'scope Scope<'scope, 'c>) -> Self {
+        let thread = thread::Builder::new().spawn_scoped(scope, || case.read_within(memory()));
+        Self { case, thread: thread.ok() }
+    }
+
+    fn finish(self) -> Result<Volume<f32>, CaseError> {
+        match self.thread {
+            Some(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            None => self.case.read_within(memory()),
+        }
+    }
+}
+
+/// Runs the cascade on a scan.
 pub fn run_case(
     cascade: &PanoramaRun<'_>,
-    case: &Case,
+    scan: Reading<'_, '_>,
     outputs: &Outputs,
     overlay: Option<&Path>,
     progress: &Progress<'_>,
 ) -> anyhow::Result<()> {
     progress.stage("read");
-    let options = cascade.options();
-    let memory = options.memory;
+    let (case, options) = (scan.case, cascade.options());
     if let Some(gpu) = options.gpu {
         gpu.reset_peak_memory();
     }
     let ct = thread::scope(|scope| {
         // Where no thread can be started the weights are loaded when they are needed.
         let _started = thread::Builder::new().spawn_scoped(scope, || cascade.load_first_weights());
-        case.read_within(memory)
+        scan.finish()
     })?;
     stop_if_requested()?;
     tracing::info!(image = %case.image.display(), size_xyz = ?ct.geometry.size_xyz(), spacing_mm_xyz = ?ct.geometry.spacing_xyz());

@@ -1,24 +1,30 @@
 //! `run`: one case, then the end.
 
 use super::args::RunArgs;
+use super::case::Reading;
 use super::{case, exit, interrupt};
 use indicatif::MultiProgress;
 use pdac_cascade::challenge::OutputError;
 use pdac_cascade::imaging::file::folder_of;
 use std::path::Path;
-use std::{fs, io};
+use std::{fs, io, thread};
 
 /// Runs the cascade; everything that can fail cheaply is tried before the work starts.
 pub fn run(args: &RunArgs, bars: &MultiProgress) -> anyhow::Result<()> {
     interrupt::listen(exit::INTERRUPTED.into(), || {});
-    let options = case::execution_options(&args.case.compute)?;
+    case::start_threads(&args.case.compute)?;
     let progress = case::begin(bars);
     let (case, outputs) = case::find_case(&args.case)?;
     if let Some(file) = &args.overlay {
         check_writable(file)?;
     }
     let cascade = case::open_cascade(&args.case.compute)?;
-    case::run_case(&cascade.begin(options), &case, &outputs, args.overlay.as_deref(), &progress)
+    thread::scope(|scope| {
+        // A GPU takes its time to open.
+        let scan = Reading::ahead(&case, scope);
+        let options = case::execution_options(&args.case.compute)?;
+        case::run_case(&cascade.begin(options), scan, &outputs, args.overlay.as_deref(), &progress)
+    })
 }
 
 /// Checks that `file` can become a picture: an existing one must be a regular file, and its folder writable.

@@ -37,6 +37,7 @@ pub struct Failed;
 
 /// Prints what there is, both times and the deviation.
 pub fn self_check(args: &SelfCheckArgs) -> anyhow::Result<()> {
+    case::start_threads(&args.compute)?;
     let device = device::open(&args.compute)?;
     let options = case::execution_options_on(&args.compute, &device)?;
     let cascade = case::open_cascade(&args.compute)?;

@@ -1,6 +1,7 @@
 //! `serve`: the weights are loaded once, then any number of cases are run, each when the platform asks for it.
 
 use super::args::{CaseArgs, ServeArgs};
+use super::case::Reading;
 use super::{case, exit, interrupt, memory};
 use anyhow::{Context, anyhow};
 use indicatif::MultiProgress;
@@ -24,6 +25,7 @@ pub fn serve(args: &ServeArgs, bars: &MultiProgress) -> anyhow::Result<()> {
     let address = SocketAddr::from((args.host, args.port));
     let listener = TcpListener::bind(address).with_context(|| format!("{address}: cannot be listened on"))?;
     tracing::info!(address = %listener.local_addr()?, "listening");
+    case::start_threads(&args.case.compute)?;
     let options = case::execution_options(&args.case.compute)?;
     let http = thread::Builder::new().spawn({
         let server = server.clone();
@@ -92,5 +94,5 @@ fn answer(cascade: &PanoramaRun<'_>, args: &CaseArgs, bars: &MultiProgress) -> A
 fn run(cascade: &PanoramaRun<'_>, args: &CaseArgs, bars: &MultiProgress) -> anyhow::Result<()> {
     let progress = case::begin(bars);
     let (case, outputs) = case::find_case(args)?;
-    case::run_case(cascade, &case, &outputs, None, &progress)
+    case::run_case(cascade, Reading::later(&case), &outputs, None, &progress)
 }

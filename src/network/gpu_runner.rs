@@ -30,42 +30,41 @@ pub(crate) fn sample_needs(plan: &Plan, cuda: Cuda) -> std::result::Result<(usiz
     Ok(((len + products) * cuda.precision().bytes(), MOST_ELEMENTS / largest.max(1)))
 }
 
-/// The steps of one set of weights for a number of samples, recorded.
+/// The steps of one set of weights, recorded.
 struct Recorded {
-    samples: usize,
-    /// [`Cuda::scratch_moves`] when it was recorded.
+    /// [`Cuda::scratch_moves`] when they were recorded.
     scratch: usize,
     steps: Recording,
 }
 
-/// The buffer of a plan on a GPU. While batches run nothing is allocated: the first of each size and set of weights is
-/// launched step by step, which chooses algorithms; the second is recorded, and replayed from then on.
+/// The buffer of a plan on a GPU, for a fixed number of samples. While it runs nothing is allocated: the first run of each set
+/// of weights is launched step by step, which chooses algorithms; the second is recorded, and replayed from then on.
 pub(crate) struct GpuRunner {
     plan: Plan,
     cuda: Cuda,
-    capacity: usize,
+    samples: usize,
     places: Vec<Range<usize>>,
     buffer: Tensor,
     _held: Held,
-    /// Sizes that have run with the current weights.
-    ran: Vec<usize>,
-    recorded: Vec<Recorded>,
+    /// Whether the current weights have run.
+    ran: bool,
+    recorded: Option<Recorded>,
     records: bool,
 }
 
 impl GpuRunner {
-    /// Allocates the buffer for at most `capacity` samples.
+    /// Allocates the buffer for so many samples.
     ///
     /// # Errors
     /// If the GPU refuses the memory.
-    pub fn new(plan: Plan, cuda: Cuda, capacity: usize) -> std::result::Result<Self, CudaError> {
-        let Some((places, len)) = plan.places(|shape| elements(shape) * capacity) else {
-            let what = format!("activations of {capacity} samples cannot be addressed");
+    pub fn new(plan: Plan, cuda: Cuda, samples: usize) -> std::result::Result<Self, CudaError> {
+        let Some((places, len)) = plan.places(|shape| elements(shape) * samples) else {
+            let what = format!("activations of {samples} samples cannot be addressed");
             return Err(CudaError::Unsupported { what });
         };
         let (buffer, held) = cuda.activations(len)?;
-        let (ran, recorded) = (vec![], vec![]);
-        Ok(Self { plan, cuda, capacity, places, buffer, _held: held, ran, recorded, records: true })
+        let (ran, recorded) = (false, None);
+        Ok(Self { plan, cuda, samples, places, buffer, _held: held, ran, recorded, records: true })
     }
 
     /// The plan that is run.
@@ -73,9 +72,9 @@ impl GpuRunner {
         &self.plan
     }
 
-    /// Samples that it can run at once.
-    pub fn capacity(&self) -> usize {
-        self.capacity
+    /// Samples that it runs at once.
+    pub fn samples(&self) -> usize {
+        self.samples
     }
 
     /// The network's input, to be filled before [`GpuRunner::run`].
@@ -105,38 +104,34 @@ impl GpuRunner {
 
     /// Forgets what was recorded: other weights come.
     pub fn begin_weights(&mut self) {
-        self.ran.clear();
-        self.recorded.clear();
+        self.ran = false;
+        self.recorded = None;
     }
 
-    /// Runs all steps, up to the segmentation head, on the first `samples` of the input, with the weights that have run since
+    /// Runs all steps, up to the segmentation head, on the samples in the input, with the weights that have run since
     /// [`GpuRunner::begin_weights`].
     ///
     /// # Errors
     /// If the GPU fails, or the weights were packed for another plan.
-    pub fn run(&mut self, weights: &Weights, samples: usize) -> Result<()> {
-        if samples > self.capacity {
-            bail!("{samples} samples, expected at most {}", self.capacity);
-        }
-        let moves = self.cuda.scratch_moves();
-        self.recorded.retain(|r| r.scratch == moves);
-        if let Some(recorded) = self.recorded.iter().find(|r| r.samples == samples) {
+    pub fn run(&mut self, weights: &Weights) -> Result<()> {
+        let scratch = self.cuda.scratch_moves();
+        if let Some(recorded) = self.recorded.as_ref().filter(|r| r.scratch == scratch) {
             return Ok(recorded.steps.launch()?);
         }
-        if self.records && self.ran.contains(&samples) {
-            if let Some(steps) = self.cuda.record(|| self.launch(weights, samples)) {
-                steps.launch()?;
-                self.recorded.push(Recorded { samples, scratch: moves, steps });
-                return Ok(());
+        if self.records && self.ran {
+            if let Some(steps) = self.cuda.record(|| self.launch(weights)) {
+                let launched = steps.launch();
+                self.recorded = Some(Recorded { scratch, steps });
+                return Ok(launched?);
             }
             self.records = false;
         }
-        self.launch(weights, samples)?;
-        self.ran.push(samples);
-        Ok(())
+        self.ran = true;
+        self.launch(weights)
     }
 
-    fn launch(&self, weights: &Weights, samples: usize) -> Result<()> {
+    fn launch(&self, weights: &Weights) -> Result<()> {
+        let samples = self.samples;
         for (step, operator) in self.plan.steps().iter().zip(weights.operators()) {
             let place = |id| self.places[self.plan.index(id)].clone();
             let sources = step.sources.iter().map(|&s| place(s)).collect();

@@ -66,17 +66,18 @@ pub(super) fn raw_tile(
     start: [isize; 3],
 ) -> Result<Vec<f32>, PredictError> {
     let image = upload(gpu, scan)?;
-    run_once(predictor, gpu, &image, start)
+    run_once(predictor, gpu, &image, start, 1)
 }
 
-/// Runs the first fold once on zeros.
+/// Runs the first fold once on zeros, on as many copies as a tile has.
 pub(super) fn warm_up(predictor: &Predictor<'_>, gpu: Cuda) -> Result<(), PredictError> {
     let tile = predictor.plan.operand(predictor.plan.input()).shape;
     let image = DeviceImage::new(gpu, tile.channels, tile.dims)?;
     for channel in 0..tile.channels {
         image.put_channel(channel, &vec![0.0; tile.voxels()])?;
     }
-    run_once(predictor, gpu, &image, [0; 3]).map(|_| gpu.remember_algorithms())
+    let copies = predictor.mirrorings.len();
+    run_once(predictor, gpu, &image, [0; 3], copies).map(|_| gpu.remember_algorithms())
 }
 
 fn run_once(
@@ -84,15 +85,16 @@ fn run_once(
     gpu: Cuda,
     image: &DeviceImage,
     start: [isize; 3],
+    samples: usize,
 ) -> Result<Vec<f32>, PredictError> {
     let plan = &predictor.plan;
     let fold = predictor.fold_queue().first()?;
-    let mut runner = GpuRunner::new(plan.clone(), gpu, 1)?;
-    let mut batch = TileBatch::new(gpu, plan.operand(plan.input()).shape, 1)?;
+    let mut runner = GpuRunner::new(plan.clone(), gpu, samples)?;
+    let mut batch = TileBatch::new(gpu, plan.operand(plan.input()).shape, samples)?;
     let logits = plan.logits();
     let sums = TileSums::new(gpu, logits, &vec![1.0; logits.voxels()], true)?;
-    batch.gather(image, &[(start, [false; 3])], runner.input()?)?;
-    runner.run(&fold, 1)?;
+    batch.gather(image, &vec![(start, [false; 3]); samples], runner.input()?)?;
+    runner.run(&fold)?;
     let copies = Copies { first: 0, count: 1, predictions: 1, continued: false, unfinished: true };
     sums.add(fold.head().on_gpu()?, runner.features()?, &batch, copies)?;
     let mut values = vec![0.0; logits.data_len()];
@@ -184,6 +186,14 @@ struct Setting {
     frugal: bool,
 }
 
+/// The largest batch of at most `most` runs that shares `all` runs out evenly, and the copies of a tile not at all if they fit.
+fn even_batch(most: usize, copies: usize, all: usize) -> usize {
+    let unit = if most >= copies { copies } else { 1 };
+    let (units, most) = (all.div_ceil(unit).max(1), (most / unit).max(1));
+    let batches = units.div_ceil(most);
+    units.div_ceil(batches) * unit
+}
+
 struct OnGpu<'a, 'm> {
     predictor: &'a Predictor<'m>,
     gpu: Cuda,
@@ -211,11 +221,9 @@ impl OnGpu<'_, '_> {
             self.gpu.release_scratch()?;
             setting = match setting {
                 Setting { batch, frugal: false } if batch > 1 => {
-                    tracing::warn!(
-                        "{error}: trying again with {} tiles at once instead of {batch}",
-                        batch / 2
-                    );
-                    Setting { batch: batch / 2, ..setting }
+                    let half = batch / 2;
+                    tracing::warn!("{error}: trying again with {half} tiles at once instead of {batch}");
+                    Setting { batch: half, ..setting }
                 }
                 Setting { frugal: false, .. } => {
                     self.predictor.fold_queue().folds.release();
@@ -252,10 +260,7 @@ impl OnGpu<'_, '_> {
         let patch = plan.logits().voxels().max(1);
         let busy = BUSY.div_ceil(patch).next_multiple_of(copies);
         let all = self.tiling().starts.len() * copies;
-        let mut batch = fit.min(most).min(busy).min(all).max(1);
-        if batch > copies {
-            batch -= batch % copies;
-        }
+        let batch = even_batch(fit.min(most).min(busy), copies, all);
         tracing::debug!(batch, fit, busy, sample, "tiles and mirrored copies at once");
         Ok(Setting { batch, frugal: false })
     }
@@ -278,7 +283,7 @@ impl OnGpu<'_, '_> {
         tracing::info!("preprocessed");
         let tiling = self.tiling();
         let weights = importance_map(predictor.model.configuration.patch_size, predictor.options.accumulate);
-        let partial = setting.frugal || setting.batch < predictor.mirrorings.len();
+        let partial = setting.frugal || setting.batch % predictor.mirrorings.len() != 0;
         let tiles = Tiles {
             on: self,
             image,
@@ -387,17 +392,19 @@ impl Tiles<'_, '_> {
     fn batches(&self, tiles: std::ops::Range<usize>) -> Vec<Vec<Run>> {
         let copies = self.mirrorings().len();
         let runs: Vec<Run> = tiles.flat_map(|tile| (0..copies).map(move |copy| Run { tile, copy })).collect();
-        runs.chunks(self.runner.capacity()).map(<[Run]>::to_vec).collect()
+        runs.chunks(self.runner.samples()).map(<[Run]>::to_vec).collect()
     }
 
-    /// Runs the network on a batch; at most one batch before it is still under way on return.
+    /// Runs the network on a batch. One that is not full is filled up with its last run: another size would have to be measured
+    /// and recorded first.
     fn run(&mut self, runs: &[Run], fold: &Weights) -> Result<(), PredictError> {
         let mirrorings = &self.on.predictor.mirrorings;
         let of = |run: &Run| (self.tiling.starts[run.tile], mirrorings[run.copy]);
-        let jobs: Vec<([isize; 3], Mirroring)> = runs.iter().map(of).collect();
+        let mut jobs: Vec<([isize; 3], Mirroring)> = runs.iter().map(of).collect();
+        let last = jobs.last().copied().unwrap_or_default();
+        jobs.resize(self.runner.samples(), last);
         self.batch.gather(&self.image, &jobs, self.runner.input()?)?;
-        self.runner.run(fold, runs.len())?;
-        Ok(())
+        Ok(self.runner.run(fold)?)
     }
 
     /// Waits until the batch before the one that was just launched has ended.
@@ -564,6 +571,16 @@ fn add_on_host(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_are_shared_out_evenly() {
+        assert_eq!(even_batch(10, 1, 54), 9);
+        assert_eq!([8, 15, 16, 24].map(|most| even_batch(most, 8, 432)), [8, 8, 16, 24]);
+        assert_eq!(even_batch(40, 8, 48), 24);
+        assert_eq!(even_batch(usize::MAX, 8, 16), 16);
+        assert_eq!([0, 1, 3, 7].map(|most| even_batch(most, 8, 16)), [1, 1, 3, 6]);
+        assert_eq!(even_batch(0, 1, 1), 1);
+    }
 
     #[test]
     fn operators_become_rows_of_weights() {
