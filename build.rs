@@ -98,6 +98,7 @@ fn compile_file(nvcc: &Path, source: &Path, out: &Path) -> Result<(), String> {
         |kind: &str, number: &str| format!("-gencode=arch=compute_{number},code={kind}_{number}");
 
     let mut fatbin = compiler(nvcc, "--fatbin", &file("fatbin"), source);
+    fatbin.arg("-Xfatbin=-compress-all");
     fatbin.args(MACHINE_CODE.map(|number| architecture("sm", number))).arg(architecture("compute", PTX_FOR));
     succeed(fatbin)?;
 
