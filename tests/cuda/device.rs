@@ -34,6 +34,9 @@ fn build() -> Result<PathBuf, String> {
         );
     }
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("software_device");
+    // One build at a time, also of several processes.
+    let lock = fs::File::create(folder.with_extension("lock")).map_err(|e| e.to_string())?;
+    lock.lock().map_err(|e| e.to_string())?;
     let script = Path::new(ROOT).join("tests/software_device/build.sh");
     let built = Command::new("bash").arg(script).arg(&folder).output().map_err(|e| e.to_string())?;
     let log = String::from_utf8_lossy(&built.stderr);

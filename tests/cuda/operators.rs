@@ -12,7 +12,7 @@ use std::ops::Range;
 
 /// Deviation from the CPU relative to the largest value. In float16 a sum over two sources and what a norm reads are rounded.
 const SINGLE: f32 = 1e-5;
-const HALF: f32 = 4e-3;
+const HALF: f32 = 2e-3;
 /// So much memory that none is lost on a large workspace for each convolution.
 const SMALL: &str = "memory=64000000";
 /// What the buffer holds where nothing is to be written.
