@@ -19,7 +19,7 @@ const PROBABILITY: f32 = 1e-3;
 fn check_lesion_stage(golden: &Golden, cascade: &Panorama, ct: &Volume<f32>, roi: &BoundingBox) {
     let name = golden.name();
     let segmentation = cascade.segment_lesion(ct, roi, ExecutionOptions::default(), &Unobserved).unwrap();
-    let differing = differing_labels(&name, &segmentation.labels, &golden.labels("lesion_labels.mha"));
+    let differing = differing_labels(&name, &segmentation.labels, &golden.labels("lesion_labels.mha"), 1);
     let probability = cascade.masked_probability(segmentation);
     let values = probability.as_slice().unwrap();
     let differences = golden.sample("masked_probability").differences(probability.shape(), |i| values[i]);
@@ -72,7 +72,7 @@ fn every_stage_of_the_cascade_agrees_with_the_baseline() {
         eprintln!("{name}: low resolution differs by {difference:.2e} HU");
         assert!(difference <= LOW_RESOLUTION, "{name}: low resolution differs by {difference} HU");
         let located = cascade.locate_pancreas(&ct, ExecutionOptions::default(), &Unobserved).unwrap();
-        differing_labels(&name, &located.labels.data, &golden.labels("pancreas_labels.mha"));
+        differing_labels(&name, &located.labels.data, &golden.labels("pancreas_labels.mha"), 1);
         match (located.roi, golden.info.get("roi_zyx")) {
             (Some(roi), Some(expected)) => {
                 let expected: Vec<Vec<usize>> = expected.as_array().unwrap().iter().map(integers).collect();

@@ -3,8 +3,11 @@
 use ndarray::Array3;
 use pdac_cascade::imaging::Voxels;
 use pdac_cascade::imaging::file::read_image;
+use pdac_cascade::nnunet::dataset::OutputKind;
+use pdac_cascade::nnunet::export::for_each_slab;
 use pdac_cascade::nnunet::model_folder::{Fold, ModelFolder};
-use pdac_cascade::nnunet::predictor::Preprocessed;
+use pdac_cascade::nnunet::predictor::{Logits, Preprocessed};
+use pdac_cascade::nnunet::preprocessing::transpose;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -79,13 +82,18 @@ pub fn integers(value: &Value) -> Vec<usize> {
     value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect()
 }
 
-/// Where labels differ: at most 1 voxel in 10,000.
-pub fn differing_labels(name: &str, got: &Array3<u16>, expected: &Array3<u16>) -> Vec<(usize, usize, usize)> {
+/// Where labels differ: at most so many voxels in 10,000.
+pub fn differing_labels(
+    name: &str,
+    got: &Array3<u16>,
+    expected: &Array3<u16>,
+    at_most: usize,
+) -> Vec<(usize, usize, usize)> {
     assert_eq!(got.shape(), expected.shape(), "{name}: shape of the labels");
     let differing: Vec<_> =
         got.indexed_iter().filter(|(at, label)| **label != expected[*at]).map(|(at, _)| at).collect();
     assert!(
-        differing.len() * 10_000 <= got.len(),
+        differing.len() * 10_000 <= at_most * got.len(),
         "{name}: {} of {} labels differ",
         differing.len(),
         got.len()
@@ -113,13 +121,60 @@ pub fn open_model(golden: &Golden) -> ModelFolder {
     ModelFolder::open(&path, &folds, golden.info["checkpoint"].as_str().unwrap()).unwrap()
 }
 
-/// The scan of a case as the network sees it.
-pub fn preprocess(golden: &Golden, model: &ModelFolder) -> Preprocessed {
+/// The channels of a case's scan as they are stored, and its spacing.
+pub fn channels(golden: &Golden) -> (Vec<Array3<f32>>, [f64; 3]) {
     let files = golden.info["files"].as_array().unwrap();
     let images: Vec<_> = files
         .iter()
         .map(|f| read_image(&golden.folder.join(f.as_str().unwrap())).unwrap().into_f32_volume())
         .collect();
     let spacing = images[0].geometry.spacing;
-    Preprocessed::new(model, images.into_iter().map(|v| v.data).collect(), spacing).unwrap()
+    (images.into_iter().map(|v| v.data).collect(), spacing)
+}
+
+/// The scan of a case as the network sees it.
+pub fn preprocess(golden: &Golden, model: &ModelFolder) -> Preprocessed {
+    let (channels, spacing) = channels(golden);
+    Preprocessed::new(model, channels, spacing).unwrap()
+}
+
+/// One (z, y, x, heads) array as nnU-Net flattens it: heads first.
+pub fn heads_first(values: &[f32], [d, h, w]: [usize; 3], heads: usize) -> impl Fn(usize) -> f32 {
+    let voxels = d * h * w;
+    move |i| values[i % voxels * heads + i / voxels]
+}
+
+/// Differences of logits to the sample `key`.
+pub fn logit_differences(golden: &Golden, key: &str, logits: &Logits) -> Vec<f32> {
+    let (d, h, w, heads) = logits.values.dim();
+    let got = heads_first(logits.values.as_slice().unwrap(), [d, h, w], heads);
+    golden.sample(key).differences(&[heads, d, h, w], got)
+}
+
+/// Where the two best logits on the scan's grid are closer than `tolerance`.
+pub fn near_ties(model: &ModelFolder, scan: &Preprocessed, logits: &Logits, tolerance: f32) -> Array3<bool> {
+    let kind = &model.dataset.output;
+    let mut ties = Array3::from_elem(scan.full_shape, false);
+    for_each_slab(model, scan, logits, |range, slab| {
+        for (z, slice) in range.zip(slab.outer_iter()) {
+            for ((y, x), tie) in slice
+                .map_axis(ndarray::Axis(2), |voxel| is_tie(kind, voxel.as_slice().unwrap(), tolerance))
+                .indexed_iter()
+            {
+                let start = scan.crop.start;
+                ties[(z + start[0], y + start[1], x + start[2])] = *tie;
+            }
+        }
+    });
+    transpose(ties, model.transpose_backward)
+}
+
+/// Softmax heads that are nearly equal, or a region's head near its threshold.
+fn is_tie(kind: &OutputKind, logits: &[f32], tolerance: f32) -> bool {
+    if matches!(kind, OutputKind::Regions { .. }) {
+        return logits.iter().any(|v| v.abs() < tolerance);
+    }
+    let mut sorted = logits.to_vec();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    sorted[0] - sorted[1] < tolerance
 }

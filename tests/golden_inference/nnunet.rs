@@ -1,12 +1,12 @@
 //! Every stage of one model's inference.
 
-use crate::golden::{Golden, cases, differing_labels, integers, open_model, preprocess};
-use ndarray::Array3;
-use pdac_cascade::nnunet::dataset::OutputKind;
-use pdac_cascade::nnunet::export::{Decision, Segmentation, SegmentationRequest, for_each_slab, segment};
+use crate::golden::{
+    Golden, cases, differing_labels, heads_first, integers, logit_differences, near_ties, open_model,
+    preprocess,
+};
+use pdac_cascade::nnunet::export::{Decision, Segmentation, SegmentationRequest, segment};
 use pdac_cascade::nnunet::model_folder::ModelFolder;
 use pdac_cascade::nnunet::predictor::{Logits, PredictOptions, Predictor, Preprocessed};
-use pdac_cascade::nnunet::preprocessing::transpose;
 use pdac_cascade::nnunet::sliding_window::{Accumulate, importance_map, tile_starts};
 use pdac_cascade::ops::Arithmetic;
 
@@ -47,46 +47,6 @@ fn check_tiles(golden: &Golden, model: &ModelFolder) {
     assert_eq!(starts.to_vec(), expected, "{name}: tile starts");
 }
 
-/// One (z, y, x, heads) array as nnU-Net flattens it: heads first.
-fn heads_first(values: &[f32], [d, h, w]: [usize; 3], heads: usize) -> impl Fn(usize) -> f32 {
-    let voxels = d * h * w;
-    move |i| values[i % voxels * heads + i / voxels]
-}
-
-fn logit_differences(golden: &Golden, key: &str, logits: &Logits) -> Vec<f32> {
-    let (d, h, w, heads) = logits.values.dim();
-    let got = heads_first(logits.values.as_slice().unwrap(), [d, h, w], heads);
-    golden.sample(key).differences(&[heads, d, h, w], got)
-}
-
-/// Where the two best logits on the scan's grid are closer than the tolerance of logits.
-fn near_ties(model: &ModelFolder, scan: &Preprocessed, logits: &Logits) -> Array3<bool> {
-    let kind = &model.dataset.output;
-    let mut ties = Array3::from_elem(scan.full_shape, false);
-    for_each_slab(model, scan, logits, |range, slab| {
-        for (z, slice) in range.zip(slab.outer_iter()) {
-            for ((y, x), tie) in slice
-                .map_axis(ndarray::Axis(2), |voxel| is_tie(kind, voxel.as_slice().unwrap()))
-                .indexed_iter()
-            {
-                let start = scan.crop.start;
-                ties[(z + start[0], y + start[1], x + start[2])] = *tie;
-            }
-        }
-    });
-    transpose(ties, model.transpose_backward)
-}
-
-/// Softmax heads that are nearly equal, or a region's head near its threshold.
-fn is_tie(kind: &OutputKind, logits: &[f32]) -> bool {
-    if matches!(kind, OutputKind::Regions { .. }) {
-        return logits.iter().any(|v| v.abs() < LOGITS);
-    }
-    let mut sorted = logits.to_vec();
-    sorted.sort_by(|a, b| b.total_cmp(a));
-    sorted[0] - sorted[1] < LOGITS
-}
-
 fn check_segmentation(
     golden: &Golden,
     model: &ModelFolder,
@@ -112,9 +72,9 @@ fn check_segmentation(
         assert!(difference <= PROBABILITIES, "{name}: probabilities differ by {difference}");
     }
     let expected = golden.labels(&format!("{prefix}labels.mha"));
-    let differing = differing_labels(&name, &heads[0].labels, &expected);
+    let differing = differing_labels(&name, &heads[0].labels, &expected, 1);
     if prefix.is_empty() {
-        let ties = near_ties(model, scan, logits);
+        let ties = near_ties(model, scan, logits, LOGITS);
         let clear = differing.iter().find(|&&at| !ties[at]);
         assert!(clear.is_none(), "{name}: label differs at {clear:?} although its logits are not close");
         assert!(expected.iter().any(|&label| label != 0), "{name}: an empty segmentation proves little");
