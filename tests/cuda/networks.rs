@@ -227,7 +227,7 @@ impl GoldenCase {
         );
         match self.gpu.precision() {
             CudaPrecision::F32 => {
-                assert!(off < 0.01 && off_golden < 0.01, "{}: {off}, {off_golden}", self.name)
+                assert!(off < 0.01 && off_golden < 0.01, "{}: {off}, {off_golden}", self.name);
             }
             CudaPrecision::F16 => assert!(off > 0.01, "float16 products should not give float32's sums"),
         }
