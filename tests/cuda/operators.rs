@@ -152,7 +152,7 @@ impl Bench {
         let bias = self.tensor(12, &[out_channels]);
         let (scales, shifts) = (noise(13, out_channels), noise(14, out_channels));
         let norm =
-            norm.then(|| InstanceNorm { weight: scales, bias: shifts, eps: 1e-5, negative_slope: 0.01 });
+            norm.then_some(InstanceNorm { weight: scales, bias: shifts, eps: 1e-5, negative_slope: 0.01 });
         let slope = norm.as_ref().map_or(1.0, |norm| norm.negative_slope);
         let new = |backend: Backend| {
             Conv3d::new(shape, &operands, &weight, Some(&bias), norm.clone(), backend).unwrap()
