@@ -21,7 +21,7 @@ pub struct TransposedConv3d {
 enum Side {
     Cpu(Box<CpuConv>),
     #[cfg(feature = "cuda")]
-    Cuda(CudaUpsample),
+    Cuda(Box<CudaUpsample>),
 }
 
 impl TransposedConv3d {
@@ -62,7 +62,7 @@ impl TransposedConv3d {
             #[cfg(feature = "cuda")]
             Backend::Cuda(cuda) => {
                 let weight = |i, o, tap| values[(i * channels + o) * z * y * x + tap];
-                Side::Cuda(CudaUpsample::new(cuda, stride, operand.shape, out, &bias, weight)?)
+                Side::Cuda(Box::new(CudaUpsample::new(cuda, stride, operand.shape, out, &bias, weight)?))
             }
             #[cfg(not(feature = "cuda"))]
             Backend::Cuda(none) => match none {},

@@ -34,7 +34,7 @@ fn algorithms_are_measured_once() {
     let first = remembered(cache.path());
     let devices = first["devices"].as_object().unwrap();
     let names: Vec<&String> = devices.keys().collect();
-    assert_eq!(names, ["software device 8.6 cuDNN 91002 f16"]);
+    assert_eq!(names, ["software device 8.6 driver 12.4 cuDNN 91002 f16"]);
     let bytes = desk.bytes();
     assert_eq!(run(), 0, "measured again");
     assert_eq!(remembered(cache.path()), first);
@@ -63,7 +63,7 @@ fn a_cache_that_cannot_be_used_is_no_error() {
 #[test]
 fn batches_of_one_size_are_replayed() {
     let desk = Desk::new();
-    let ended = desk.small(&["--device", "cuda"]).device("log,memory=320000000").run().succeeded();
+    let ended = desk.small(&["--device", "cuda"]).device("log,memory=12000000").run().succeeded();
     desk.outputs().assert_near(small_on_cpu(), HALF, &ended);
     let count = |text: &str| ended.lines(text).filter(|line| line.ends_with("-> 0")).count();
     let (recorded, launched) = (count("cuGraphInstantiate"), count("cuGraphLaunch"));

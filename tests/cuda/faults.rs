@@ -56,6 +56,8 @@ fn with_a_gpu_that_cannot_be_used_the_cpu_computes() {
     for (settings, reason) in [
         ("cudnn=8", "cuDNN is version 8.9.2, expected 9"),
         ("devices=0", "the driver finds no GPU ("),
+        // A convolution is tried when the device is opened.
+        ("lost-at=1", "GPU: a convolution: CUDNN_STATUS_EXECUTION_FAILED"),
         ("busy", "GPU 0 is in use by another process alone, or closed to computing"),
         (
             "no-binary,no-ptx",
@@ -96,10 +98,10 @@ fn a_gpu_that_is_not_there_is_said() {
 /// A device that is lost is neither silently left for the CPU nor are there outputs.
 #[test]
 fn a_lost_gpu_ends_the_program() {
-    for (device, launches) in [("auto", &[1, 2, 30][..]), ("cuda", &[60, 100, 150])] {
+    for (device, launches) in [("auto", &[4, 5, 33][..]), ("cuda", &[60, 100, 150])] {
         for number in launches {
             let desk = Desk::new();
-            let settings = format!("lost-at={number}");
+            let settings = format!("memory=60000000,lost-at={number}");
             let ended = run(&desk, (software_device(), &settings, ""), &["--device", device]).ended_with(8);
             assert_one_error(&ended, "GPU: ");
             ended.did_not_say(&["on the CPU", "panicked"]);

@@ -285,7 +285,7 @@ impl OnGpu<'_, '_> {
         tracing::info!("preprocessed");
         let tiling = self.tiling();
         let weights = importance_map(predictor.model.configuration.patch_size, predictor.options.accumulate);
-        let partial = setting.frugal || setting.batch % predictor.mirrorings.len() != 0;
+        let partial = setting.frugal || !setting.batch.is_multiple_of(predictor.mirrorings.len());
         let tiles = Tiles {
             on: self,
             image,

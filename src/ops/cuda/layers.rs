@@ -148,7 +148,7 @@ fn choose(
         let choice = choice.with_workspace(workspace);
         match try_once(cuda, descriptors, &choice, memory) {
             Err(error @ CudaError::Cudnn { .. }) => {
-                tracing::debug!("{shape}: {choice:?} is forgotten: {error}")
+                tracing::debug!("{shape}: {choice:?} is forgotten: {error}");
             }
             tried => return tried.map(|()| choice),
         }

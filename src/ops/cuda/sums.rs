@@ -188,6 +188,7 @@ impl TileSums {
 }
 
 /// What a tile's mean is added to.
+#[derive(Clone, Copy)]
 struct Target {
     sums: Address,
     half: bool,
@@ -203,6 +204,7 @@ pub(crate) struct DeviceSums {
     sums: Precise,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one for a whole scan")]
 /// Sums in float32, or as nnU-Net has them: rounded to float16 after every addition.
 enum Precise {
     Single {
