@@ -197,6 +197,7 @@ fn bfloat16_where_there_is_none_is_float32_with_a_warning() {
     let text = String::from_utf8(done.stderr).unwrap();
     assert!(done.status.success(), "{text}");
     assert!(text.contains("--precision bf16: portable has no such products, computing in float32"), "{text}");
+    assert!(!text.contains("GPU"), "{text}");
 }
 
 #[test]

@@ -52,7 +52,15 @@ pub fn open(args: &ComputeArgs) -> Result<Device, Demanded> {
         DeviceArg::Cuda(ordinal) => (ordinal, true),
     };
     match Cuda::open(ordinal, options(args.precision)) {
-        Ok(gpu) => Ok(Device::Gpu(gpu)),
+        Ok(gpu) => {
+            if args.precision == Some(PrecisionArg::Bf16) {
+                let used = gpu.precision();
+                tracing::warn!(
+                    "--precision bf16: the GPU's networks are float16 or float32, computing in {used}"
+                );
+            }
+            Ok(Device::Gpu(gpu))
+        }
         Err(reason) if demanded => Err(Demanded(reason)),
         Err(reason) => Ok(Device::Cpu(Some(reason))),
     }
@@ -60,14 +68,8 @@ pub fn open(args: &ComputeArgs) -> Result<Device, Demanded> {
 
 fn options(precision: Option<PrecisionArg>) -> CudaOptions {
     let precision = match precision {
-        None | Some(PrecisionArg::F16) => CudaPrecision::F16,
+        None | Some(PrecisionArg::F16 | PrecisionArg::Bf16) => CudaPrecision::F16,
         Some(PrecisionArg::F32) => CudaPrecision::F32,
-        Some(PrecisionArg::Bf16) => {
-            tracing::warn!(
-                "--precision bf16: the GPU's networks are float16 or float32, computing in float16"
-            );
-            CudaPrecision::F16
-        }
     };
     let remember = system::cache_folder().map(|folder| folder.join("convolution-algorithms.json"));
     CudaOptions { precision, remember }
