@@ -140,8 +140,8 @@ fn smallest(spacing: &[f64; 3]) -> f64 {
     spacing.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
-/// How an image comes from one grid to another: an operator an axis, and the axis whose slices are clipped by themselves.
-#[cfg(feature = "cuda")]
+/// How values come from one grid to another: an operator an axis, and the axis whose slices are clipped by themselves.
+#[derive(Debug, Clone)]
 pub(super) struct GridChange {
     /// Along z, y and x.
     pub operators: [AxisOperator; 3],
@@ -151,10 +151,9 @@ pub(super) struct GridChange {
     pub clips: bool,
 }
 
-#[cfg(feature = "cuda")]
 impl GridChange {
-    /// As [`resample_image`] changes it.
-    pub fn of_image(
+    /// From `shape` to `new_shape`, both (z, y, x); the spacings (mm) only decide whether an axis is treated on its own.
+    pub fn new(
         shape: [usize; 3],
         new_shape: [usize; 3],
         current_spacing: [f64; 3],
@@ -186,9 +185,9 @@ pub fn resample_image(
         return data;
     }
     let data = if data.is_standard_layout() { data } else { data.as_standard_layout().into_owned() };
-    let separate = separate_axis(resampling.force_separate_z(), current_spacing, new_spacing);
-    let operators = resampling.operators([z, y, x], new_shape, separate);
-    if !resampling.clips() {
+    let GridChange { operators, separate, clips } =
+        GridChange::new([z, y, x], new_shape, current_spacing, new_spacing, resampling);
+    if !clips {
         return apply_owned(data, &operators);
     }
     let clip = Clip::to_range_of(&data.view().insert_axis(Axis(3)), separate, &operators);

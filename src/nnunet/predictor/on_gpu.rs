@@ -4,27 +4,22 @@
 //! where it turns out not to be enough the batch is halved, then the scan is preprocessed and its sums are kept on the host,
 //! then the caller is told.
 
+mod receiver;
+mod tiles;
+
 use super::folds::Folds;
-use super::sums::{Sums, bands};
-use super::{
-    AllLogits, Cropped, LogitReader, PredictError, Predictor, Preprocessed, TileObserver, TileProgress,
-};
+use super::{AllLogits, Cropped, LogitReader, PredictError, Predictor, Preprocessed, TileObserver};
 use crate::imaging::memory::bytes;
-use crate::imaging::resampling::AxisOperator;
-use crate::network::{GpuRunner, Weights, sample_needs};
-use crate::nnunet::dataset::OutputKind;
-use crate::nnunet::export::{Decision, Export, Segmentation, SegmentationRequest};
+use crate::network::{GpuRunner, sample_needs};
+use crate::nnunet::export::{Export, Segmentation, SegmentationRequest};
 use crate::nnunet::preprocessing::intensity_map;
 use crate::nnunet::resampling::GridChange;
 use crate::nnunet::sliding_window::{Tiling, importance_map};
-use crate::ops::cuda::{
-    AxisWeights, ClipTo, Copies, DeviceImage, DeviceLogits, DeviceSums, IntensityTransform, Mark, Overflow,
-    TileBatch, TileSums, VoxelDecision,
-};
-use crate::ops::{AccumulateTile, Cuda, CudaError, Mirroring, ValueShape};
-use candle_core::{Device, Tensor};
+use crate::ops::cuda::{Copies, DeviceImage, DeviceLogits, IntensityTransform, TileBatch, TileSums};
+use crate::ops::{Cuda, CudaError};
 use ndarray::Array4;
-use std::thread;
+use receiver::{Receiver, weights_of};
+use tiles::Tiles;
 
 /// Voxels of a batch beyond which a GPU is busy: more copies at once would take memory and no less time.
 const BUSY: usize = 1 << 24;
@@ -103,59 +98,6 @@ fn run_once(
     let mut values = vec![0.0; logits.data_len()];
     sums.read(gpu, &mut values)?;
     Ok(values)
-}
-
-/// Takes mean logits where they are: plane by plane from the host's sums, or all at once from the GPU's.
-pub(super) trait Receiver: LogitReader {
-    /// Takes all logits.
-    fn take_all(&mut self, logits: &DeviceLogits) -> Result<(), CudaError>;
-}
-
-impl Receiver for AllLogits {
-    fn take_all(&mut self, logits: &DeviceLogits) -> Result<(), CudaError> {
-        self.values = logits.read()?;
-        Ok(())
-    }
-}
-
-impl Receiver for Export<'_> {
-    fn take_all(&mut self, logits: &DeviceLogits) -> Result<(), CudaError> {
-        let (change, round_to_half) = self.grids().change();
-        let SegmentationRequest { decision, probability_of } = self.request();
-        let decision = VoxelDecision {
-            paint_order: match self.output_kind() {
-                OutputKind::Labels { .. } => None,
-                OutputKind::Regions { paint_order } => Some(paint_order.clone()),
-            },
-            by_logits: decision == Decision::Logits,
-            round_to_half,
-            probability_of,
-        };
-        let (axes, clip) = weights_of(&change);
-        logits.decide(&axes, clip.as_ref(), &decision, |decided| {
-            self.put(decided.slices, decided.labels, decided.probability);
-        })
-    }
-}
-
-/// The operators as the GPU takes them.
-fn weights_of(change: &GridChange) -> ([AxisWeights; 3], Option<ClipTo>) {
-    let axes = change.operators.each_ref().map(|operator| {
-        let rows = (0..operator.output_len()).map(|o| operator.row(o));
-        AxisWeights {
-            input_len: operator.input_len(),
-            first: rows.clone().map(|(first, _)| first as u32).collect(),
-            weights: rows.flat_map(|(_, weights)| weights.iter().copied()).collect(),
-            is_identity: operator.is_identity(),
-        }
-    });
-    let source =
-        |operator: &AxisOperator| (0..operator.output_len()).map(|o| operator.source(o) as u32).collect();
-    let clip = change.clips.then(|| ClipTo {
-        axis: change.separate,
-        source: change.separate.map_or(vec![], |axis| source(&change.operators[axis])),
-    });
-    (axes, clip)
 }
 
 /// The scan, preprocessed or not yet.
@@ -336,7 +278,7 @@ impl OnGpu<'_, '_> {
         };
         let configuration = &self.predictor.model.configuration;
         let shape = scan.crop.shape();
-        let change = GridChange::of_image(
+        let change = GridChange::new(
             shape,
             scan.target,
             scan.spacing,
@@ -388,210 +330,6 @@ fn upload(gpu: Cuda, scan: &Preprocessed) -> Result<DeviceImage, PredictError> {
     Ok(image)
 }
 
-/// A run of the network: a tile, and which of its mirrored copies.
-#[derive(Debug, Clone, Copy)]
-struct Run {
-    tile: usize,
-    copy: usize,
-}
-
-/// The tiles of one image on the GPU.
-struct Tiles<'a, 'm> {
-    on: &'a OnGpu<'a, 'm>,
-    image: DeviceImage,
-    tiling: Tiling,
-    batch: TileBatch,
-    sums: TileSums,
-    runner: GpuRunner,
-    /// Ends of the last batches: no more than two are under way.
-    marks: [Option<Mark>; 2],
-}
-
-impl Tiles<'_, '_> {
-    fn mirrorings(&self) -> &[Mirroring] {
-        &self.on.predictor.mirrorings
-    }
-
-    /// All runs of a fold over these tiles, in batches.
-    fn batches(&self, tiles: std::ops::Range<usize>) -> Vec<Vec<Run>> {
-        let copies = self.mirrorings().len();
-        let runs: Vec<Run> = tiles.flat_map(|tile| (0..copies).map(move |copy| Run { tile, copy })).collect();
-        runs.chunks(self.runner.samples()).map(<[Run]>::to_vec).collect()
-    }
-
-    /// Runs the network on a batch. One that is not full is filled up with its last run: another size would have to be measured
-    /// and recorded first.
-    fn run(&mut self, runs: &[Run], fold: &Weights) -> Result<(), PredictError> {
-        let mirrorings = &self.on.predictor.mirrorings;
-        let of = |run: &Run| (self.tiling.starts[run.tile], mirrorings[run.copy]);
-        let mut jobs: Vec<([isize; 3], Mirroring)> = runs.iter().map(of).collect();
-        let last = jobs.last().copied().unwrap_or_default();
-        jobs.resize(self.runner.samples(), last);
-        self.batch.gather(&self.image, &jobs, self.runner.input()?)?;
-        Ok(self.runner.run(fold)?)
-    }
-
-    /// Waits until the batch before the one that was just launched has ended.
-    fn pace(&mut self) -> Result<(), PredictError> {
-        let [before, last] = &mut self.marks;
-        *before = last.replace(self.on.gpu.mark()?);
-        match before {
-            Some(mark) => Ok(mark.wait()?),
-            None => Ok(()),
-        }
-    }
-
-    /// Which runs of a batch belong to one tile, and whether it has others.
-    fn copies(&self, runs: &[Run]) -> Vec<(usize, Copies)> {
-        let predictions = self.mirrorings().len();
-        let mut first = 0;
-        let mut found = Vec::new();
-        for of_tile in runs.chunk_by(|a, b| a.tile == b.tile) {
-            let last = of_tile[of_tile.len() - 1].copy;
-            let copies = Copies {
-                first,
-                count: of_tile.len(),
-                predictions,
-                continued: of_tile[0].copy > 0,
-                unfinished: last + 1 < predictions,
-            };
-            found.push((of_tile[0].tile, copies));
-            first += of_tile.len();
-        }
-        found
-    }
-
-    /// All folds over all tiles, with the sums on the GPU.
-    fn with_sums_on_gpu(mut self, observer: TileObserver<'_>) -> Result<DeviceLogits, PredictError> {
-        let OnGpu { predictor, gpu, .. } = *self.on;
-        let (folds, heads) = (predictor.model.folds.len(), predictor.heads());
-        let dims = self.tiling.image;
-        let sums = DeviceSums::new(gpu, dims, heads, folds, predictor.half())?;
-        for &start in &self.tiling.starts {
-            sums.count(&self.sums, start)?;
-        }
-        let batches = self.batches(0..self.tiling.starts.len());
-        self.each_fold(observer, |this, fold, number, progress| {
-            for runs in &batches {
-                this.run(runs, fold)?;
-                let (head, features) = (fold.head().on_gpu()?, this.runner.features()?);
-                let mut finished = 0;
-                for (_, copies) in this.copies(runs) {
-                    sums.add(&this.sums, head, features, &this.batch, copies)?;
-                    finished += usize::from(!copies.unfinished);
-                }
-                this.pace()?;
-                progress(finished)?;
-            }
-            Ok(sums.end_fold(number)?)
-        })?;
-        // The activations go before the slabs come.
-        drop(self);
-        match sums.into_means()? {
-            Ok(memory) => Ok(DeviceLogits { cuda: gpu, memory, dims, heads }),
-            Err(Overflow) => Err(PredictError::HalfOverflow),
-        }
-    }
-
-    /// All folds over all tiles, with the sums on the host as the CPU has them.
-    fn with_sums_on_host<R: Receiver>(
-        mut self,
-        weights: &[f32],
-        receiver: &mut R,
-        observer: TileObserver<'_>,
-    ) -> Result<(), PredictError> {
-        let OnGpu { predictor, gpu, .. } = *self.on;
-        let patch = predictor.model.configuration.patch_size;
-        let (folds, heads) = (predictor.model.folds.len(), predictor.heads());
-        let bands = bands(&self.tiling, patch[0], folds);
-        let [depth, height, width] = self.tiling.image;
-        let kept = [Sums::planes(&bands, receiver), height, width];
-        let asked = Sums::bytes(kept, heads, predictor.options.accumulate);
-        predictor.memory.check("the sums over tiles", asked)?;
-        let mut sums = Sums::new(depth, kept, heads, folds, predictor.options.accumulate)?;
-        let weights = Tensor::new(weights, &Device::Cpu)?;
-        let ones = weights.ones_like()?;
-        let logits = self.runner.plan().logits();
-        let mut values = vec![0.0; logits.data_len()];
-        self.each_fold(observer, |this, fold, number, progress| {
-            for band in &bands {
-                for runs in this.batches(band.tiles.clone()) {
-                    this.run(&runs, fold)?;
-                    let (head, features) = (fold.head().on_gpu()?, this.runner.features()?);
-                    for (tile, copies) in this.copies(&runs) {
-                        this.sums.add(head, features, &this.batch, copies)?;
-                        if copies.unfinished {
-                            continue;
-                        }
-                        this.sums.read(gpu, &mut values)?;
-                        let start = this.tiling.starts[tile];
-                        add_on_host(&sums, logits, &values, &weights, start, copies.predictions)?;
-                        if number == 0 {
-                            sums.count(start, logits.dims, &ones, &weights)?;
-                        }
-                        progress(1)?;
-                    }
-                }
-                sums.end_fold(band.end)?;
-                if number + 1 == folds {
-                    sums.hand_over(band.end, receiver)?;
-                }
-            }
-            Ok(())
-        })
-    }
-
-    /// Calls `run` with the weights of each fold and its number, the next fold's being loaded meanwhile; `progress` takes down
-    /// how many tiles are done.
-    fn each_fold(
-        &mut self,
-        observer: TileObserver<'_>,
-        mut run: impl FnMut(
-            &mut Self,
-            &Weights,
-            usize,
-            &mut dyn FnMut(usize) -> Result<(), PredictError>,
-        ) -> Result<(), PredictError>,
-    ) -> Result<(), PredictError> {
-        let OnGpu { predictor, gpu, .. } = *self.on;
-        let folds = predictor.model.folds.len();
-        let total = folds * self.tiling.starts.len();
-        let mut done = 0;
-        let mut progress = |tiles: usize| {
-            done += tiles;
-            let goes_on = tiles == 0 || observer(TileProgress { done, total });
-            if goes_on { Ok(()) } else { Err(PredictError::Interrupted) }
-        };
-        let queue = predictor.fold_queue();
-        thread::scope(|scope| {
-            let mut loading = None;
-            for number in 0..folds {
-                let fold = queue.next(number, &mut loading, scope)?;
-                self.runner.begin_weights();
-                run(self, &fold, number, &mut progress)?;
-                // The weights are given back when nothing uses them any more.
-                gpu.synchronise()?;
-                self.marks = [None, None];
-            }
-            Ok(())
-        })
-    }
-}
-
-/// Adds a tile's sum over mirrorings, as a weighted mean, to the host's sums.
-fn add_on_host(
-    sums: &Sums,
-    tile: ValueShape,
-    values: &[f32],
-    weights: &Tensor,
-    start: [isize; 3],
-    predictions: usize,
-) -> Result<(), PredictError> {
-    let values = Tensor::new(values, &Device::Cpu)?;
-    let add = AccumulateTile { image_dims: sums.dims(), start: sums.place(start), tile, predictions };
-    Ok(sums.logits().inplace_op3(&values, weights, &add)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -604,19 +342,5 @@ mod tests {
         assert_eq!(batch_size(usize::MAX, 8, 16), 16);
         assert_eq!([0, 1, 3, 7].map(|most| batch_size(most, 8, 16)), [1, 1, 2, 4]);
         assert_eq!([batch_size(0, 1, 1), batch_size(40, 8, usize::MAX)], [1, 32]);
-    }
-
-    #[test]
-    fn operators_become_rows_of_weights() {
-        let change = GridChange {
-            operators: [AxisOperator::identity(3), AxisOperator::linear(2, 4), AxisOperator::nearest(4, 2)],
-            separate: Some(2),
-            clips: true,
-        };
-        let ([z, y, x], clip) = weights_of(&change);
-        assert!(z.is_identity && !y.is_identity && !x.is_identity);
-        assert_eq!((y.input_len, y.output_len(), y.weights.len()), (2, 4, 8));
-        assert_eq!(x.first, [1, 3]);
-        assert_eq!(clip, Some(ClipTo { axis: Some(2), source: vec![1, 3] }));
     }
 }

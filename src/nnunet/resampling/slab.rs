@@ -1,8 +1,6 @@
 //! Logits resampled a few output slices at a time, so that their volume at the image's resolution never exists.
 
-#[cfg(feature = "cuda")]
-use super::GridChange;
-use super::{Resampling, clip::Clip, separate_axis};
+use super::{GridChange, Resampling, clip::Clip};
 use crate::imaging::resampling::{
     AxisOperator, LANES, Pitch, transpose, weighted_columns, weighted_rows, with_widest_vectors,
 };
@@ -17,10 +15,8 @@ pub(in crate::nnunet) const STRIP: usize = LANES;
 /// How logits come from the network's grid to the image's, whichever planes of them there are.
 #[derive(Debug, Clone)]
 pub struct LogitGrids {
-    operators: [AxisOperator; 3],
-    separate: Option<usize>,
-    /// Results are clipped to the range of all logits, so none can be had before all are there.
-    clips: bool,
+    /// Where results are clipped it is to the range of all logits, so none can be had before all are there.
+    change: GridChange,
     round_to_half: bool,
 }
 
@@ -36,9 +32,8 @@ impl LogitGrids {
         new_spacing: [f64; 3],
         resampling: &Resampling,
     ) -> Self {
-        let separate = separate_axis(resampling.force_separate_z(), current_spacing, new_spacing);
-        let operators = resampling.operators(shape, new_shape, separate);
-        Self { operators, separate, clips: shape != new_shape && resampling.clips(), round_to_half: false }
+        let change = GridChange::new(shape, new_shape, current_spacing, new_spacing, resampling);
+        Self { change, round_to_half: false }
     }
 
     /// The same with results rounded to `float16` values, ties to even.
@@ -52,20 +47,19 @@ impl LogitGrids {
 
     /// The operators, and whether results are rounded to `float16` values.
     #[cfg(feature = "cuda")]
-    pub(in crate::nnunet) fn change(&self) -> (GridChange, bool) {
-        let Self { operators, separate, clips, round_to_half } = self.clone();
-        (GridChange { operators, separate, clips }, round_to_half)
+    pub(in crate::nnunet) fn change(&self) -> (&GridChange, bool) {
+        (&self.change, self.round_to_half)
     }
 
     /// Shape of the whole output (z, y, x).
     pub fn output_shape(&self) -> [usize; 3] {
-        self.operators.each_ref().map(AxisOperator::output_len)
+        self.change.operators.each_ref().map(AxisOperator::output_len)
     }
 
     /// How many output slices, from the first on, need no other logits than those of the planes before `end`.
     pub fn slices_ready(&self, end: usize) -> usize {
-        let across = &self.operators[0];
-        if self.clips && end < across.input_len() {
+        let across = &self.change.operators[0];
+        if self.change.clips && end < across.input_len() {
             return 0;
         }
         (0..across.output_len()).take_while(|&z| across.row(z).0 + across.taps() <= end).count()
@@ -73,10 +67,10 @@ impl LogitGrids {
 
     /// The first plane of logits that slices still need when those are done that are ready with the planes before `end`.
     pub fn needed_from(&self, end: usize) -> usize {
-        let across = &self.operators[0];
+        let across = &self.change.operators[0];
         let left = self.slices_ready(end)..across.output_len();
         // The range of all logits is taken from all planes.
-        let first = |z| if self.clips { 0 } else { across.row(z).0 };
+        let first = |z| if self.change.clips { 0 } else { across.row(z).0 };
         left.map(first).fold(end, usize::min)
     }
 
@@ -121,7 +115,7 @@ impl<'a> SlabResampler<'a> {
     /// Logits in another than the standard layout are copied.
     fn over(grids: Cow<'a, LogitGrids>, first: usize, logits: &ArrayView4<'a, f32>) -> Self {
         let (planes, height, width, _) = logits.dim();
-        let expected = grids.operators.each_ref().map(AxisOperator::input_len);
+        let expected = grids.change.operators.each_ref().map(AxisOperator::input_len);
         assert!(first + planes <= expected[0], "{planes} planes from {first} on, of {}", expected[0]);
         assert_eq!([height, width], expected[1..], "shape of a plane");
         let logits = if logits.is_standard_layout() {
@@ -129,9 +123,9 @@ impl<'a> SlabResampler<'a> {
         } else {
             CowArray::from(logits.as_standard_layout().into_owned())
         };
-        let clip = grids.clips.then(|| {
+        let clip = grids.change.clips.then(|| {
             assert_eq!(planes, expected[0], "planes to take the range from");
-            Clip::to_range_of(&logits.view(), grids.separate, &grids.operators)
+            Clip::to_range_of(&logits.view(), grids.change.separate, &grids.change.operators)
         });
         Self { logits, first, grids, clip }
     }
@@ -195,7 +189,7 @@ impl<'a> SlabResampler<'a> {
     /// The output rows `ys` of slice `z`, at most [`STRIP`] of them: along z, then y, then x.
     #[inline(always)]
     pub(in crate::nnunet) fn strip(&self, z: usize, ys: Range<usize>, strip: &mut Strip) {
-        let [across_slices, across_rows, along_rows] = &self.grids.operators;
+        let [across_slices, across_rows, along_rows] = &self.grids.change.operators;
         let (_, height, width, channels) = self.logits.dim();
         let row_len = width * channels;
         let needed = rows_needed(across_rows, ys.clone());
