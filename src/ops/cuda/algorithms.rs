@@ -82,7 +82,10 @@ struct Remembered {
 #[derive(Debug)]
 pub(super) struct Algorithms {
     device: String,
-    choices: BTreeMap<String, Choice>,
+    /// What this process has run.
+    chosen: BTreeMap<String, Choice>,
+    /// What the file holds, or is to hold.
+    remembered: BTreeMap<String, Choice>,
     file: Option<PathBuf>,
     changed: bool,
 }
@@ -90,20 +93,30 @@ pub(super) struct Algorithms {
 impl Algorithms {
     /// The choices for `device` that `file` remembers.
     pub fn open(device: String, file: Option<PathBuf>) -> Self {
-        let remembered = file.as_deref().map(read).unwrap_or_default();
-        let choices = remembered.devices.get(&device).cloned().unwrap_or_default();
-        Self { device, choices, file, changed: false }
+        let mut found = file.as_deref().map(read).unwrap_or_default();
+        let remembered = found.devices.remove(&device).unwrap_or_default();
+        Self { device, chosen: BTreeMap::new(), remembered, file, changed: false }
     }
 
-    /// The choice for a shape.
-    pub fn get(&self, shape: &str) -> Option<Choice> {
-        self.choices.get(shape).copied()
+    /// The choice for a shape that this process has run.
+    pub fn chosen(&self, shape: &str) -> Option<Choice> {
+        self.chosen.get(shape).copied()
     }
 
-    /// Takes down the choice for a shape.
-    pub fn set(&mut self, shape: String, choice: Choice) {
+    /// The choice for a shape that was remembered, and may not do any more.
+    pub fn remembered(&self, shape: &str) -> Option<Choice> {
+        self.remembered.get(shape).copied()
+    }
+
+    /// Takes down the choice for a shape, for this process.
+    pub fn choose(&mut self, shape: String, choice: Choice) {
+        self.chosen.insert(shape, choice);
+    }
+
+    /// Takes down the choice for a shape, for others too.
+    pub fn remember(&mut self, shape: String, choice: Choice) {
         self.changed = true;
-        self.choices.insert(shape, choice);
+        self.remembered.insert(shape, choice);
     }
 
     /// Writes what has changed, beside what other processes have written meanwhile.
@@ -111,7 +124,7 @@ impl Algorithms {
         let Some(file) = self.file.as_deref().filter(|_| self.changed) else { return };
         self.changed = false;
         let mut remembered = read(file);
-        remembered.devices.entry(self.device.clone()).or_default().extend(self.choices.clone());
+        remembered.devices.entry(self.device.clone()).or_default().extend(self.remembered.clone());
         if let Err(error) = write(file, &remembered) {
             tracing::debug!("{}: convolution algorithms are not remembered: {error}", file.display());
         }
@@ -152,11 +165,11 @@ mod tests {
         let file = folder.path().join("new").join("algorithms.json");
         for (device, algorithm) in [("a", 1), ("b", 0)] {
             let mut algorithms = Algorithms::open(device.to_owned(), Some(file.clone()));
-            assert_eq!(algorithms.get("shape"), None);
-            algorithms.set("shape".to_owned(), choice(algorithm));
+            assert_eq!(algorithms.remembered("shape"), None);
+            algorithms.remember("shape".to_owned(), choice(algorithm));
             algorithms.save();
         }
-        let of = |device: &str| Algorithms::open(device.to_owned(), Some(file.clone())).get("shape");
+        let of = |device: &str| Algorithms::open(device.to_owned(), Some(file.clone())).remembered("shape");
         assert_eq!((of("a"), of("b"), of("c")), (Some(choice(1)), Some(choice(0)), None));
     }
 
@@ -166,11 +179,14 @@ mod tests {
         let file = folder.path().join("algorithms.json");
         for text in ["", "[]", "{\"devices\": 3}", "\u{0}\u{1}"] {
             fs::write(&file, text).unwrap();
-            assert_eq!(Algorithms::open("a".to_owned(), Some(file.clone())).get("shape"), None);
+            assert_eq!(Algorithms::open("a".to_owned(), Some(file.clone())).remembered("shape"), None);
         }
-        assert_eq!(Algorithms::open("a".to_owned(), Some(folder.path().to_owned())).get("shape"), None);
+        assert_eq!(
+            Algorithms::open("a".to_owned(), Some(folder.path().to_owned())).remembered("shape"),
+            None
+        );
         let mut algorithms = Algorithms::open("a".to_owned(), Some(PathBuf::from("/proc/none/a.json")));
-        algorithms.set("shape".to_owned(), choice(0));
+        algorithms.remember("shape".to_owned(), choice(0));
         algorithms.save();
     }
 

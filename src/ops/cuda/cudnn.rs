@@ -214,11 +214,18 @@ impl Descriptors {
             )
         };
         status.result().map_err(cuda.cudnn_error(WHAT))?;
-        let usable = results.iter().take(found as usize).filter(|r| {
-            r.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS && r.memory <= memory.workspace_bytes
-        });
-        let choices = usable.map(|r| Choice::new(r.algo, r.mathType, r.memory));
-        Ok(choices.filter(|c| c.is_precise(self.precision)).collect())
+        let choices = self.usable(&results[..(found as usize).min(MOST)]);
+        Ok(choices.filter(|c| c.workspace <= memory.workspace_bytes).collect())
+    }
+
+    /// The algorithms that can do this convolution as exactly as its elements are.
+    fn usable<'a>(
+        &'a self,
+        results: &'a [sys::cudnnConvolutionFwdAlgoPerf_t],
+    ) -> impl Iterator<Item = Choice> + 'a {
+        let done = results.iter().filter(|r| r.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS);
+        let choices = done.map(|r| Choice::new(r.algo, r.mathType, r.memory));
+        choices.filter(|c| c.is_precise(self.precision))
     }
 
     /// What cuDNN would choose without measuring, best first.
@@ -243,10 +250,7 @@ impl Descriptors {
             )
         };
         asked.map_err(CudaError::cudnn("choosing a convolution algorithm"))?;
-        let usable = results.iter().take(found as usize);
-        let usable = usable.filter(|r| r.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS);
-        let choices = usable.map(|r| Choice::new(r.algo, r.mathType, r.memory));
-        Ok(choices.filter(|c| c.is_precise(self.precision)).collect())
+        Ok(self.usable(&results[..(found as usize).min(MOST)]).collect())
     }
 
     /// y = x ∗ filter, or y + x ∗ filter.

@@ -133,15 +133,30 @@ impl Convolution {
     }
 }
 
-/// The algorithm for a convolution: the one remembered, or the fastest of those whose workspace is bounded, or if none is the
-/// one that needs the least. What was in `memory.y` is lost.
+/// The algorithm for a convolution, which is looked for once in a process. What was in `memory.y` is lost.
 fn choose(
     cuda: Cuda,
     descriptors: &Descriptors,
     shape: String,
     memory: ConvMemory,
 ) -> Result<Choice, CudaError> {
-    let remembered = lock(&cuda.engine().algorithms).get(&shape);
+    let chosen = lock(&cuda.engine().algorithms).chosen(&shape);
+    if let Some(choice) = chosen {
+        return Ok(choice);
+    }
+    let choice = look_for(cuda, descriptors, &shape, memory)?;
+    lock(&cuda.engine().algorithms).choose(shape, choice);
+    Ok(choice)
+}
+
+/// The one remembered, or the fastest of those whose workspace is bounded, or if none is the one that needs the least.
+fn look_for(
+    cuda: Cuda,
+    descriptors: &Descriptors,
+    shape: &str,
+    memory: ConvMemory,
+) -> Result<Choice, CudaError> {
+    let remembered = lock(&cuda.engine().algorithms).remembered(shape);
     if let Some(choice) = remembered.filter(|c| c.is_precise(cuda.precision()))
         && let Some(workspace) = descriptors.workspace(cuda, &choice).filter(|&w| w <= MOST_WORKSPACE)
     {
@@ -173,7 +188,7 @@ fn choose(
     };
     tracing::debug!("{shape}: {choice:?}");
     if is_fastest {
-        lock(&cuda.engine().algorithms).set(shape, choice);
+        lock(&cuda.engine().algorithms).remember(shape.to_owned(), choice);
     }
     Ok(choice)
 }
