@@ -59,8 +59,14 @@ fn check_tiles() {
     let smallest_row = 4 * x * model.configuration.network.features[0];
     for mirroring in [false, true] {
         let arithmetic = Arithmetic::detect();
-        let options =
-            PredictOptions { step: 0.5, mirroring, accumulate: Accumulate::Float32, arithmetic, gpu: None };
+        let options = PredictOptions {
+            step: 0.5,
+            mirroring,
+            folds: None,
+            accumulate: Accumulate::Float32,
+            arithmetic,
+            gpu: None,
+        };
         let predictor = Predictor::new(&model, options).unwrap();
         let mut scan = Preprocessed::new(&model, vec![ct.clone()], model.configuration.spacing).unwrap();
         let seen = RefCell::new(Vec::with_capacity(16));

@@ -22,8 +22,7 @@ use pdac_cascade::nnunet::plans::Plans;
 use pdac_cascade::nnunet::predictor::{PredictOptions, Predictor};
 use pdac_cascade::nnunet::sliding_window::Accumulate;
 use pdac_cascade::ops::{AddLogits, Arithmetic, GatherTile, Isa, Precision};
-use pdac_cascade::pipeline::panorama::{ExecutionOptions, recipe_in};
-use pdac_cascade::pipeline::{Panorama, Unobserved};
+use pdac_cascade::pipeline::{ExecutionOptions, System, Unobserved};
 use std::path::Path;
 
 /// Largest difference of logits in three-product float32.
@@ -62,6 +61,7 @@ fn raw_tile(golden: &Golden, model: &ModelFolder, arithmetic: Arithmetic) -> Vec
     let options = PredictOptions {
         step: 1.0,
         mirroring: false,
+        folds: None,
         accumulate: Accumulate::Float32,
         arithmetic,
         gpu: None,
@@ -70,11 +70,17 @@ fn raw_tile(golden: &Golden, model: &ModelFolder, arithmetic: Arithmetic) -> Vec
 }
 
 fn labels(golden: &Golden, model: &ModelFolder, arithmetic: Arithmetic, mirroring: bool) -> Array3<u16> {
-    let options =
-        PredictOptions { step: 0.5, mirroring, accumulate: Accumulate::Float32, arithmetic, gpu: None };
+    let options = PredictOptions {
+        step: 0.5,
+        mirroring,
+        folds: None,
+        accumulate: Accumulate::Float32,
+        arithmetic,
+        gpu: None,
+    };
     let mut scan = preprocess(golden, model);
     let logits = Predictor::new(model, options).unwrap().logits(&mut scan, &|_| true).unwrap();
-    segment(model, &scan, &logits, SegmentationRequest::default()).labels
+    segment(model, scan.grid(), &logits, SegmentationRequest::default()).labels
 }
 
 #[test]
@@ -192,7 +198,8 @@ fn the_demonstration_cascade_says_the_same_in_bfloat16() {
     let Some([_, bf16, vectors]) = arithmetics() else { return };
     let root = Path::new(ROOT);
     let ct = Case::find(&root.join("test_input"), &PANORAMA).unwrap().read().unwrap();
-    let cascade = Panorama::open(&recipe_in(&root.join("weights"))).unwrap();
+    let recipe = root.join("weights/panorama/pipeline.json");
+    let System::Panorama(cascade) = System::open(&recipe).unwrap() else { panic!("another system") };
     let [coarse, expected] = [bf16, vectors].map(|arithmetic| {
         let options = ExecutionOptions { arithmetic, ..ExecutionOptions::default() };
         let located = cascade.locate_pancreas(&ct, options, &Unobserved).unwrap();

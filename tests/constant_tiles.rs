@@ -19,7 +19,7 @@ fn open(folds: &[u32]) -> ModelFolder {
 
 fn options(mirroring: bool) -> PredictOptions {
     let (accumulate, arithmetic) = (Accumulate::Float32, Arithmetic::detect());
-    PredictOptions { step: 0.5, mirroring, accumulate, arithmetic, gpu: None }
+    PredictOptions { step: 0.5, mirroring, folds: None, accumulate, arithmetic, gpu: None }
 }
 
 fn scan(channels: &[Array3<f32>]) -> Preprocessed {

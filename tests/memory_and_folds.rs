@@ -26,7 +26,7 @@ fn open(path: &Path) -> ModelFolder {
 
 fn options() -> PredictOptions {
     let (accumulate, arithmetic) = (Accumulate::Float32, Arithmetic::detect());
-    PredictOptions { step: 0.5, mirroring: false, accumulate, arithmetic, gpu: None }
+    PredictOptions { step: 0.5, mirroring: false, folds: None, accumulate, arithmetic, gpu: None }
 }
 
 fn scan(model: &ModelFolder, shape: [usize; 3]) -> Preprocessed {

@@ -25,20 +25,21 @@ fn check(model: &ModelFolder, shape: (usize, usize, usize), spacing: [f64; 3], a
     ct.slice_axis_mut(Axis(0), Slice::new(0, Some(1), 1)).fill(0.0);
     ct.slice_axis_mut(Axis(0), Slice::new(-1, None, 1)).fill(0.0);
     let arithmetic = Arithmetic::detect();
-    let options = PredictOptions { step: 0.5, mirroring: false, accumulate, arithmetic, gpu: None };
+    let options =
+        PredictOptions { step: 0.5, mirroring: false, folds: None, accumulate, arithmetic, gpu: None };
     let predictor = Predictor::new(model, options).unwrap();
     let channels = vec![ct; model.configuration.normalization.len()];
     let mut scan = Preprocessed::new(model, channels.clone(), spacing).unwrap();
     let logits = predictor.logits(&mut scan, &|_| true).unwrap();
     for probability_of in [None, Some(0), Some(1)] {
         let request = SegmentationRequest { decision: Decision::Probabilities, probability_of };
-        let expected = segment(model, &scan, &logits, request);
+        let expected = segment(model, scan.grid(), &logits, request);
         let got = predictor.segment(channels.clone(), spacing, request, &|_| true).unwrap();
         assert_eq!(got.labels, expected.labels, "{shape:?}, {spacing:?}, {accumulate:?}");
         let bits = |p: Option<Array3<f32>>| p.map(|p| p.mapv(f32::to_bits));
         assert_eq!(bits(got.probability), bits(expected.probability), "{shape:?}, {spacing:?}");
     }
-    let labels = segment(model, &scan, &logits, SegmentationRequest::default()).labels;
+    let labels = segment(model, scan.grid(), &logits, SegmentationRequest::default()).labels;
     let inside = labels.slice(s![1..shape.0 - 1, .., ..]);
     let first = inside.iter().next().unwrap();
     assert!(inside.iter().any(|label| label != first), "one label proves little");

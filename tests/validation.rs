@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use ndarray::Array3;
-use pdac_cascade::challenge::{Checked, PANORAMA, compare, validate};
+use pdac_cascade::challenge::{Apart, Checked, PANORAMA, compare, validate};
 use pdac_cascade::imaging::file::{Compression, read_image, write_image};
 use pdac_cascade::imaging::{Geometry, Volume};
 use std::fs;
@@ -30,18 +30,18 @@ struct Desk(TempDir);
 impl Desk {
     fn new() -> Self {
         let desk = Self(TempDir::new().unwrap());
-        fs::create_dir_all(desk.0.path().join(PANORAMA.output_image)).unwrap();
+        fs::create_dir_all(desk.0.path().join(PANORAMA.output_images())).unwrap();
         fs::write(desk.number(), "0.75").unwrap();
         desk.write(map(), grid());
         desk
     }
 
     fn image(&self) -> PathBuf {
-        self.0.path().join(PANORAMA.output_image).join("scan.mha")
+        self.0.path().join(PANORAMA.output_images()).join("scan.mha")
     }
 
     fn number(&self) -> PathBuf {
-        self.0.path().join(PANORAMA.output_number)
+        self.0.path().join(PANORAMA.output_number().unwrap())
     }
 
     fn write(&self, map: Array3<f32>, geometry: Geometry) {
@@ -58,7 +58,7 @@ fn sound_outputs_keep_all_rules() {
     let checked = Desk::new().check();
     assert_eq!(checked.findings, []);
     assert_eq!((checked.lesions, checked.likelihood), (2, Some(0.75)));
-    assert_eq!(checked.map.unwrap().0, "scan");
+    assert_eq!(checked.image.unwrap().0, "scan");
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR"));
     let scan = read_image(&shipped.join("test_input/images/venous-ct/phantom-venous-ct.mha")).unwrap();
     let checked = validate(&shipped.join("test_output"), &PANORAMA, Some(&scan.geometry));
@@ -183,12 +183,12 @@ fn differences_from_expected_outputs_are_named() {
         let apart = compare(got.0.path(), &mut checked, &expected.check(), 1e-3);
         (apart, checked.findings.iter().map(ToString::to_string).collect::<Vec<_>>())
     };
-    assert_eq!(compared(), (Some([0.0, 0.0]), vec![]));
+    assert_eq!(compared(), (Some(Apart::Detection { map: 0.0, likelihood: 0.0 }), vec![]));
     got.write(map().mapv(|v| v * 0.5), grid());
     fs::write(got.number(), "0.375").unwrap();
     fs::rename(got.image(), got.image().with_file_name("other.mha")).unwrap();
     let (apart, findings) = compared();
-    assert_eq!(apart, Some([0.375, 0.375]));
+    assert_eq!(apart, Some(Apart::Detection { map: 0.375, likelihood: 0.375 }));
     let expected = [
         "the image is named other, expected scan",
         "map's values differ by 3.750e-1",

@@ -1,8 +1,8 @@
 //! One case: the image that the platform hands over, found, read and checked.
 
 use super::clinical::ClinicalInformation;
-use super::interface::Interface;
-use super::sockets::{Located, SocketError, locate};
+use super::interface::{INTERFACES, Interface};
+use super::sockets::{Located, SocketError, locate, tasks_of};
 use super::{list, name_of};
 use crate::imaging::file::read_image_within;
 use crate::imaging::{Geometry, ImageError, MemoryGauge, Volume};
@@ -16,6 +16,22 @@ pub(super) const ENDINGS: [&str; 5] = [".mha", ".mhd", ".nii", ".nii.gz", ".hdr"
 /// Why a case cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum CaseError {
+    /// The input folder names no task's image.
+    #[error("{input}: holds no task's image, expected one of {expected}", input = input.display())]
+    NoTask {
+        /// Input folder.
+        input: PathBuf,
+        /// Folders looked for.
+        expected: String,
+    },
+    /// The input folder names several tasks' images.
+    #[error("{input}: holds the images of {found}; name one of these tasks with --task", input = input.display())]
+    SeveralTasks {
+        /// Input folder.
+        input: PathBuf,
+        /// The tasks.
+        found: String,
+    },
     /// The platform's list of inputs cannot be followed.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -98,6 +114,25 @@ pub struct Case {
     pub clinical: Option<ClinicalInformation>,
 }
 
+/// The task whose image the input folder holds.
+///
+/// # Errors
+/// If it holds none's, or several tasks'.
+pub fn task_of(input: &Path) -> Result<Interface, CaseError> {
+    let input_path = || input.to_owned();
+    match tasks_of(input, &INTERFACES).as_slice() {
+        [one] => Ok(*one),
+        [] => {
+            let expected = INTERFACES.map(|i| i.image.path).join(", ");
+            Err(CaseError::NoTask { input: input_path(), expected })
+        }
+        several => {
+            let found: Vec<&str> = several.iter().map(|i| i.name).collect();
+            Err(CaseError::SeveralTasks { input: input_path(), found: found.join(" and ") })
+        }
+    }
+}
+
 impl Case {
     /// Finds the one image of `interface` under `input`, and the clinical information.
     ///
@@ -109,10 +144,13 @@ impl Case {
         let located = locate(input, interface)?;
         located.log_ignored();
         let (image, stem) = find_image(&located, interface)?;
-        let clinical = ClinicalInformation::read(&located.clinical).unwrap_or_else(|error| {
-            tracing::warn!("{error}; going on without clinical information");
-            None
-        });
+        let read = |file: &PathBuf| {
+            ClinicalInformation::read(file).unwrap_or_else(|error| {
+                tracing::warn!("{error}; going on without clinical information");
+                None
+            })
+        };
+        let clinical = located.clinical.as_ref().and_then(read);
         tracing::info!(clinical_information = clinical.is_some(), "found {}", image.display());
         Ok(Self { image, stem, clinical })
     }
@@ -239,6 +277,33 @@ mod tests {
         assert_eq!(stem("scan.raw"), None);
         assert_eq!(stem(".hidden.mha"), None);
         assert_eq!(stem(".mha"), None);
+    }
+
+    #[test]
+    fn the_task_is_read_from_the_input() {
+        let input = tempfile::tempdir().unwrap();
+        let message = || task_of(input.path()).unwrap_err().to_string();
+        assert!(
+            message().ends_with(
+                "holds no task's image, expected one of images/venous-ct, images/abdominal-t1-mri, images/abdominal-t2-mri"
+            ),
+            "{}",
+            message()
+        );
+        let make = |path: &str| std::fs::create_dir_all(input.path().join(path)).unwrap();
+        make("images/abdominal-t2-mri");
+        assert_eq!(task_of(input.path()).unwrap().name, "panther-t2");
+        make("images/venous-ct");
+        assert!(
+            message().ends_with(
+                "holds the images of panorama and panther-t2; name one of these tasks with --task"
+            ),
+            "{}",
+            message()
+        );
+        let list = r#"[{"socket": {"slug": "abdominal-t1-mri", "relative_path": "images/anywhere"}}]"#;
+        std::fs::write(input.path().join("inputs.json"), list).unwrap();
+        assert_eq!(task_of(input.path()).unwrap().name, "panther-t1");
     }
 
     #[test]

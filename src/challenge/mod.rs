@@ -10,13 +10,13 @@ mod small_file;
 mod sockets;
 mod validation;
 
-pub use case::{Case, CaseError};
+pub use case::{Case, CaseError, task_of};
 pub use clinical::{Age, ClinicalError, ClinicalInformation, Sex};
-pub use interface::{Interface, PANORAMA, Socket};
-pub use outputs::{OutputError, Outputs};
+pub use interface::{INTERFACES, Interface, OutputForm, PANORAMA, PANTHER_T1, PANTHER_T2, Socket};
+pub use outputs::{OutputError, Outputs, Results};
 pub use server::{Answer, Request, Server};
 pub use sockets::{Located, SocketError, locate};
-pub use validation::{Checked, Finding, compare, validate};
+pub use validation::{Apart, Checked, Finding, compare, task_of_outputs, validate};
 
 use std::path::Path;
 

@@ -41,8 +41,8 @@ pub enum SocketError {
 pub struct Located {
     /// The image, or the folder that holds it.
     pub image: PathBuf,
-    /// The clinical information, which need not be there.
-    pub clinical: PathBuf,
+    /// The clinical information, which need not be there; `None` if the task has none.
+    pub clinical: Option<PathBuf>,
     /// Inputs that nobody asked for: slugs from the list, or paths relative to the input folder.
     pub ignored: Vec<String>,
     /// Slugs that the list has; `None` without a list.
@@ -64,7 +64,8 @@ struct Entry {
 /// # Errors
 /// If the list names several places of the image, or one outside the input folder.
 pub fn locate(input: &Path, interface: &Interface) -> Result<Located, SocketError> {
-    let [usual_image, usual_clinical] = [interface.image, interface.clinical].map(|s| input.join(s.path));
+    let usual_image = input.join(interface.image.path);
+    let usual_clinical = interface.clinical.map(|socket| input.join(socket.path));
     let file = input.join(INPUTS);
     let Some(entries) = read(&file) else {
         let ignored = unasked(input, interface);
@@ -72,16 +73,30 @@ pub fn locate(input: &Path, interface: &Interface) -> Result<Located, SocketErro
     };
     let place = |socket| place(input, &file, &entries, socket);
     let image = place(interface.image)?.unwrap_or(usual_image);
-    let clinical = place(interface.clinical).unwrap_or_else(|error| {
+    let clinical = interface.clinical.map_or(Ok(None), place).unwrap_or_else(|error| {
         tracing::warn!("{error}; looking for it under its usual name");
         None
     });
-    let clinical = clinical.unwrap_or(usual_clinical);
-    let asked = [interface.image, interface.clinical].map(|socket| entries_of(&entries, socket));
-    let unasked = |entry: &&Entry| !asked.iter().flatten().any(|&asked| std::ptr::eq(asked, *entry));
+    let clinical = clinical.or(usual_clinical);
+    let asked: Vec<_> = sockets(interface).map(|socket| entries_of(&entries, socket)).collect();
+    let unasked = |entry: &&Entry| !asked.iter().flatten().any(|asked| std::ptr::eq(*asked, *entry));
     let ignored = entries.iter().filter(unasked).map(|entry| entry.slug.clone()).collect();
     let listed = Some(entries.iter().map(|entry| entry.slug.clone()).collect());
     Ok(Located { image, clinical, ignored, listed })
+}
+
+fn sockets(interface: &Interface) -> impl Iterator<Item = Socket> {
+    [Some(interface.image), interface.clinical].into_iter().flatten()
+}
+
+/// The tasks of `all` whose image the input folder names: in the platform's list if that names one, otherwise by a folder that
+/// lies there.
+pub(super) fn tasks_of(input: &Path, all: &[Interface]) -> Vec<Interface> {
+    let entries = read(&input.join(INPUTS)).unwrap_or_default();
+    let listed = |i: &&Interface| !entries_of(&entries, i.image).is_empty();
+    let lies_there = |i: &&Interface| input.join(i.image.path).exists();
+    let named: Vec<Interface> = all.iter().filter(listed).copied().collect();
+    if named.is_empty() { all.iter().filter(lies_there).copied().collect() } else { named }
 }
 
 /// The list's entries; `None`, with a warning, if there is something that is no list. Entries that are none are passed over,
@@ -176,7 +191,7 @@ fn inside<'e>(input: &Path, file: &Path, entry: &'e Entry) -> Result<&'e Path, S
 
 /// What lies in the input folder and among its images, and is not asked for.
 fn unasked(input: &Path, interface: &Interface) -> Vec<String> {
-    let asked = [interface.image.path, interface.clinical.path];
+    let asked: Vec<&str> = sockets(interface).map(|socket| socket.path).collect();
     let entries = |folder: &str| {
         let entries = fs::read_dir(input.join(folder)).into_iter().flatten().flatten();
         entries.map(|e| Path::new(folder).join(name_of(&e.path()))).collect::<Vec<_>>()
@@ -208,7 +223,7 @@ mod tests {
         fs::write(folder.path().join(INPUTS), inputs.to_string()).unwrap();
         let located = locate(folder.path(), &PANORAMA)?;
         let strip = |path: PathBuf| path.strip_prefix(folder.path()).unwrap().to_owned();
-        Ok(Located { image: strip(located.image), clinical: strip(located.clinical), ..located })
+        Ok(Located { image: strip(located.image), clinical: located.clinical.map(strip), ..located })
     }
 
     fn entry(slug: &str, path: &str) -> Value {
@@ -227,7 +242,7 @@ mod tests {
         ]))
         .unwrap();
         assert_eq!(found.image, Path::new("images/somewhere"));
-        assert_eq!(found.clinical, Path::new("clinical-information-pancreatic-ct.json"));
+        assert_eq!(found.clinical.unwrap(), Path::new("clinical-information-pancreatic-ct.json"));
         assert_eq!(found.ignored, ["other"]);
         assert_eq!(located(&json!([entry("a", "images/venous-ct/")])).unwrap().ignored, [""; 0]);
     }
@@ -279,7 +294,7 @@ mod tests {
         {
             let found = located(&strange).unwrap();
             assert_eq!(found.image, Path::new("a"));
-            assert_eq!(found.clinical, Path::new("clinical-information-pancreatic-ct.json"));
+            assert_eq!(found.clinical.unwrap(), Path::new("clinical-information-pancreatic-ct.json"));
             assert_eq!(found.ignored, [""; 0]);
         }
     }

@@ -1,15 +1,16 @@
 //! Whether an output folder is what the platform and the evaluator take.
 //!
 //! Source: the platform takes exactly one `.mha` or `.tif` from an image folder and a JSON number from a file; the
-//! evaluator (picai_eval) takes each group of touching voxels above zero for one lesion with one confidence.
+//! evaluator of detection maps (picai_eval) takes each group of touching voxels above zero for one lesion with one confidence;
+//! that of segmentations takes masks of 0 and 1.
 
 use super::case::image_stem;
-use super::interface::Interface;
+use super::interface::{Interface, OutputForm, PANORAMA, PANTHER_T1};
 use super::outputs::is_image;
 use super::{list, name_of, small_file};
 use crate::imaging::components::{Components, Connectivity};
 use crate::imaging::file::{is_left_behind, read_image};
-use crate::imaging::{Geometry, Volume, Voxels};
+use crate::imaging::{Geometry, Volume};
 use ndarray::Array3;
 use serde_json::Value;
 use std::fmt;
@@ -46,59 +47,101 @@ impl fmt::Display for Finding {
 pub struct Checked {
     /// Every rule that is broken.
     pub findings: Vec<Finding>,
-    /// File name (without ending) and detection map.
-    pub map: Option<(String, Volume<f32>)>,
+    /// File name (without ending) and detection map or segmentation.
+    pub image: Option<(String, Volume<f32>)>,
     /// Groups of touching voxels above zero.
     pub lesions: usize,
-    /// The likelihood.
+    /// The likelihood, of tasks that have one.
     pub likelihood: Option<f64>,
 }
 
-/// Checks an output folder; with `scan`, the input's geometry, also that the map lies on its grid.
+/// How far outputs are from expected ones.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Apart {
+    /// Largest difference of the maps' values, and that of the likelihoods.
+    Detection {
+        /// Of the maps.
+        map: f64,
+        /// Of the likelihoods.
+        likelihood: f64,
+    },
+    /// Voxels that differ.
+    Segmentation {
+        /// How many.
+        voxels: usize,
+    },
+}
+
+/// Voxels of 10,000 that may differ between segmentations.
+const DIFFERING: usize = 1;
+
+/// The task whose outputs a folder holds, as far as that can be seen: both PANTHER tasks have the same.
+pub fn task_of_outputs(output: &Path) -> Interface {
+    if output.join(PANTHER_T1.output_images()).exists() { PANTHER_T1 } else { PANORAMA }
+}
+
+/// Checks an output folder; with `scan`, the input's geometry, also that the image lies on its grid.
 pub fn validate(output: &Path, interface: &Interface, scan: Option<&Geometry>) -> Checked {
     let mut checked = Checked::default();
-    checked.read_likelihood(&output.join(interface.output_number));
+    if let Some(number) = interface.output_number() {
+        checked.read_likelihood(&output.join(number));
+    }
     checked.find_left_behind(output);
-    let folder = output.join(interface.output_image);
+    let folder = output.join(interface.output_images());
+    let element = match interface.output {
+        OutputForm::Detection { .. } => "float32",
+        OutputForm::Segmentation { .. } => "uint8",
+    };
     if let Some(file) = checked.only_image(&folder)
-        && let Some(map) = checked.read_map(&file)
+        && let Some(image) = checked.read_image(&file, element)
     {
-        checked.check_values(&file, &map.data);
-        if let Some(scan) = scan {
-            checked.check_geometry(&file, &map.geometry, scan);
+        match interface.output {
+            OutputForm::Detection { .. } => checked.check_map(&file, &image.data),
+            OutputForm::Segmentation { .. } => checked.check_mask(&file, &image.data),
         }
-        checked.map = Some((image_stem(&file).unwrap_or_default(), map));
+        if let Some(scan) = scan {
+            checked.check_geometry(&file, &image.geometry, scan);
+        }
+        checked.image = Some((image_stem(&file).unwrap_or_default(), image));
     }
     checked
 }
 
-/// Adds to `got` how it differs from expected outputs: the maps' names and grids must be equal, values and likelihoods no
-/// further apart than `tolerance`. The largest difference of the values and that of the likelihoods, if there are both.
-pub fn compare(output: &Path, got: &mut Checked, expected: &Checked, tolerance: f64) -> Option<[f64; 2]> {
-    let Checked { map: Some((name, map)), likelihood: Some(likelihood), .. } = &*got else { return None };
-    let (Some((other_name, other)), Some(other_likelihood)) = (&expected.map, expected.likelihood) else {
-        return None;
-    };
+/// Adds to `got` how it differs from expected outputs of the same task: names and grids must be equal, a map's values and
+/// likelihoods no further apart than `tolerance`, a segmentation's voxels equal but for 1 in 10,000. How far apart they are, if
+/// there are both.
+pub fn compare(output: &Path, got: &mut Checked, expected: &Checked, tolerance: f64) -> Option<Apart> {
+    let (Some((name, image)), Some((other_name, other))) = (&got.image, &expected.image) else { return None };
     let mut found = Vec::new();
     if name != other_name {
         found.push(format!("the image is named {name}, expected {other_name}"));
     }
-    if map.geometry != other.geometry {
-        found.push(format!("the map's grid is {:?}, expected {:?}", map.geometry, other.geometry));
+    if image.geometry != other.geometry {
+        found.push(format!("the image's grid is {:?}, expected {:?}", image.geometry, other.geometry));
     }
-    let apart = map.data.iter().zip(&other.data).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
-    let differences = [apart, (likelihood - other_likelihood).abs()];
-    for (what, difference) in
-        ["the map's values differ", "the likelihood differs"].into_iter().zip(differences)
-    {
-        if difference > tolerance {
+    let pairs = || image.data.iter().zip(&other.data);
+    let apart = if let (Some(likelihood), Some(expected)) = (got.likelihood, expected.likelihood) {
+        let map = pairs().map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+        let likelihood = (likelihood - expected).abs();
+        let both = [("the map's values differ", map), ("the likelihood differs", likelihood)];
+        found.extend(both.into_iter().filter(|(_, difference)| *difference > tolerance).map(
+            |(what, difference)| {
+                format!("{what} by {difference:.3e} from what is expected, at most {tolerance:e} is allowed")
+            },
+        ));
+        Apart::Detection { map, likelihood }
+    } else {
+        let voxels = pairs().filter(|(a, b)| a != b).count();
+        if voxels * 10_000 > DIFFERING * image.data.len() {
+            let all = image.data.len();
             found.push(format!(
-                "{what} by {difference:.3e} from what is expected, at most {tolerance:e} is allowed"
+                "{voxels} of {all} voxels differ from what is expected, {DIFFERING} in 10,000 is allowed"
             ));
         }
-    }
+        Apart::Segmentation { voxels }
+    };
     got.findings.extend(found.into_iter().map(|what| Finding { path: output.to_owned(), what }));
-    Some(differences)
+    Some(apart)
 }
 
 impl Checked {
@@ -155,7 +198,7 @@ impl Checked {
         images.pop()
     }
 
-    fn read_map(&mut self, file: &Path) -> Option<Volume<f32>> {
+    fn read_image(&mut self, file: &Path, element: &str) -> Option<Volume<f32>> {
         if !name_of(file).to_ascii_lowercase().ends_with(".mha") {
             self.found(file, "expected a .mha file");
             return None;
@@ -168,9 +211,9 @@ impl Checked {
         }
         match read_image(file) {
             Ok(image) => {
-                if !matches!(image.voxels, Voxels::F32(_)) {
-                    let what = format!("voxels are {}, expected float32", image.voxels.type_name());
-                    self.found(file, what);
+                let got = image.voxels.type_name();
+                if got != element {
+                    self.found(file, format!("voxels are {got}, expected {element}"));
                 }
                 Some(image.into_f32_volume())
             }
@@ -183,7 +226,15 @@ impl Checked {
         }
     }
 
-    fn check_values(&mut self, file: &Path, map: &Array3<f32>) {
+    fn check_mask(&mut self, file: &Path, mask: &Array3<f32>) {
+        if let Some(((z, y, x), value)) = mask.indexed_iter().find(|(_, v)| **v != 0.0 && **v != 1.0) {
+            let voxel = [x, y, z];
+            self.found(file, format!("voxel (x, y, z) = {voxel:?} is {value}, expected 0 or 1"));
+        }
+        self.lesions = Components::find(mask, Connectivity::Corners, |&v| v > 0.0).count();
+    }
+
+    fn check_map(&mut self, file: &Path, map: &Array3<f32>) {
         if let Some(((z, y, x), value)) = map.indexed_iter().find(|(_, v)| !(0.0..=1.0).contains(*v)) {
             let voxel = [x, y, z];
             self.found(file, format!("voxel (x, y, z) = {voxel:?} is {value}, expected 0 to 1"));

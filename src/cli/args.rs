@@ -2,10 +2,12 @@
 
 use super::device::DeviceArg;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pdac_cascade::challenge::{Interface, PANORAMA, PANTHER_T1, PANTHER_T2};
 use pdac_cascade::nnunet::sliding_window::Accumulate;
 use pdac_cascade::ops::{Isa, Precision};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Environment variable that says how the platform calls the container.
 pub const API_METHOD: &str = "PDAC_CASCADE_API_METHOD";
@@ -25,7 +27,9 @@ const EXIT_CODES: &str = "Exit codes:
   8    the GPU demanded with --device cannot be used, or failed, or computes something else than the CPU (self-check)
   130  interrupted";
 
-/// Finds pancreatic ductal adenocarcinoma in contrast-enhanced CT with a cascade of 3-D U-Nets.
+/// Finds pancreatic ductal adenocarcinoma in contrast-enhanced CT and segments pancreatic tumours in MRI with 3-D U-Nets.
+///
+/// Which of these is to be done is read from the input folder.
 ///
 /// Without a command, `run`, or `serve` where the environment variable PDAC_CASCADE_API_METHOD is `invoke`. The log goes to
 /// standard error; where that variable is set, lines that are no warnings go to standard output.
@@ -42,7 +46,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Read the scan under the input folder and write detection map and likelihood.
+    /// Read the scan under the input folder and write detection map and likelihood, or the tumour's segmentation.
     #[command(after_long_help = EXIT_CODES)]
     Run(RunArgs),
     /// Answer the platform's HTTP requests: GET /health, and POST /invoke for each case.
@@ -62,7 +66,7 @@ pub enum Command {
 pub struct RunArgs {
     #[command(flatten)]
     pub case: CaseArgs,
-    /// Also draw the detection map over the CT into this PNG file.
+    /// Also draw the detection map or the segmentation over the scan into this PNG file.
     #[arg(long, value_name = "FILE.png", value_parser = png_path)]
     pub overlay: Option<PathBuf>,
 }
@@ -82,12 +86,19 @@ pub struct ServeArgs {
 /// What it takes to run cases.
 #[derive(Debug, Args)]
 pub struct CaseArgs {
-    /// Folder with images/venous-ct/<scan>.mha (or .mhd, .nii, .nii.gz, .hdr).
+    /// Folder with images/venous-ct/<scan>.mha, images/abdominal-t1-mri/… or images/abdominal-t2-mri/… (or .mhd, .nii, .nii.gz, .hdr).
     #[arg(long, value_name = "DIR", default_value = "/input")]
     pub input: PathBuf,
-    /// Folder for images/pdac-detection-map/<scan>.mha and pdac-likelihood.json.
+    /// Folder for images/pdac-detection-map/<scan>.mha and pdac-likelihood.json, or images/pancreatic-tumor-segmentation/<scan>.mha.
     #[arg(long, value_name = "DIR", default_value = "/output")]
     pub output: PathBuf,
+    /// The task, where the input folder holds the images of several [default: the one whose image it holds].
+    #[arg(long, value_enum, value_name = "TASK")]
+    pub task: Option<TaskArg>,
+    /// Seconds that a case may take: the first tile is timed, then mirroring, overlap of tiles, folds and members are given up, in
+    /// this order and as far as needed, and run-report.json tells which [default: nothing is left out].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub time_budget: Option<Duration>,
     #[command(flatten)]
     pub compute: ComputeArgs,
 }
@@ -125,7 +136,7 @@ pub struct ComputeArgs {
 
 #[derive(Debug, Args)]
 pub struct WeightsArg {
-    /// Folder with panorama/pipeline.json [default: the first of /opt/ml/model, weights beside the program, ./weights].
+    /// Folder with panorama/pipeline.json, panther-t1/pipeline.json or panther-t2/pipeline.json [default: the first of /opt/ml/model, weights beside the program, ./weights].
     #[arg(long, value_name = "DIR")]
     pub weights: Option<PathBuf>,
 }
@@ -142,13 +153,16 @@ pub struct LoggingArgs {
 
 #[derive(Debug, Args)]
 pub struct ValidateArgs {
-    /// Folder with images/pdac-detection-map/<scan>.mha and pdac-likelihood.json.
+    /// Folder with images/pdac-detection-map/<scan>.mha and pdac-likelihood.json, or images/pancreatic-tumor-segmentation/<scan>.mha.
     #[arg(long, value_name = "DIR", default_value = "/output")]
     pub output: PathBuf,
-    /// Also check that the map lies on the grid of the scan in this input folder.
+    /// The task [default: that of the input folder, or else the one whose outputs are there].
+    #[arg(long, value_enum, value_name = "TASK")]
+    pub task: Option<TaskArg>,
+    /// Also check that the image lies on the grid of the scan in this input folder.
     #[arg(long, value_name = "DIR")]
     pub input: Option<PathBuf>,
-    /// Also check that the outputs are those in this folder, to 0.001.
+    /// Also check that the outputs are those in this folder: values to 0.001, segmentations but for 1 voxel in 10,000.
     #[arg(long, value_name = "DIR")]
     pub expected: Option<PathBuf>,
 }
@@ -157,6 +171,17 @@ pub struct ValidateArgs {
 pub struct InspectArgs {
     #[command(flatten)]
     pub weights: WeightsArg,
+}
+
+/// Names as the weights' folders have them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TaskArg {
+    /// Detection in a CT of the venous phase.
+    Panorama,
+    /// Segmentation in a T1-weighted MRI.
+    PantherT1,
+    /// Segmentation in a T2-weighted MRI.
+    PantherT2,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -199,6 +224,25 @@ fn png_path(text: &str) -> Result<PathBuf, String> {
         Ok(path)
     } else {
         Err("the name must end in .png".to_owned())
+    }
+}
+
+/// A number of seconds above 0.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("expected a number of seconds above 0".to_owned()),
+    }
+}
+
+impl From<TaskArg> for Interface {
+    fn from(arg: TaskArg) -> Self {
+        match arg {
+            TaskArg::Panorama => PANORAMA,
+            TaskArg::PantherT1 => PANTHER_T1,
+            TaskArg::PantherT2 => PANTHER_T2,
+        }
     }
 }
 

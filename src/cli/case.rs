@@ -2,18 +2,19 @@
 
 use super::args::{CaseArgs, ComputeArgs, PrecisionArg};
 use super::device::{self, Device};
+use super::interrupt;
 use super::progress::Progress;
 use super::system::HERE;
-use super::{interrupt, weights};
 use anyhow::Context;
 use indicatif::MultiProgress;
-use pdac_cascade::challenge::{Case, CaseError, OutputError, Outputs, PANORAMA};
+use pdac_cascade::challenge::{Case, CaseError, Interface, OutputError, Outputs, Results, task_of};
 use pdac_cascade::imaging::file::write_whole;
 use pdac_cascade::imaging::{MemoryGauge, Volume};
 use pdac_cascade::nnunet::predictor::PredictError;
 use pdac_cascade::ops::{Arithmetic, Precision};
-use pdac_cascade::pipeline::panorama::ExecutionOptions;
-use pdac_cascade::pipeline::{Detection, Observer, Panorama, PanoramaRun, PipelineError};
+use pdac_cascade::pipeline::{
+    Answer, Detection, ExecutionOptions, Observer, PipelineError, SystemRun, TumourSegmentation,
+};
 use pdac_cascade::report::overlay::{Window, draw_overlay};
 use std::panic::resume_unwind;
 use std::path::Path;
@@ -86,17 +87,6 @@ fn arithmetic(args: &ComputeArgs, has_gpu: bool) -> anyhow::Result<Arithmetic> {
     Ok(arithmetic)
 }
 
-/// The cascade with its models checked, their weights not yet read.
-pub fn open_cascade(args: &ComputeArgs) -> Result<Panorama, PipelineError> {
-    let recipe = weights::find_recipe(&args.weights)?;
-    tracing::info!(recipe = %recipe.display(), "models");
-    let cascade = Panorama::open(&recipe)?;
-    if let Some(note) = cascade.note() {
-        tracing::warn!("{note}");
-    }
-    Ok(cascade)
-}
-
 /// A scan on its way from its file.
 pub struct Reading<'scope, 'c> {
     case: &'c Case,
@@ -124,57 +114,89 @@ impl<'scope, 'c> Reading<'scope, 'c> {
     }
 }
 
-/// Runs the cascade on a scan.
+/// Runs a system on a scan.
 pub fn run_case(
-    cascade: &PanoramaRun<'_>,
+    system: &SystemRun<'_>,
+    options: ExecutionOptions,
     scan: Reading<'_, '_>,
     outputs: &Outputs,
     overlay: Option<&Path>,
     progress: &Progress<'_>,
 ) -> anyhow::Result<()> {
     progress.stage("read");
-    let (case, options) = (scan.case, cascade.options());
+    let case = scan.case;
     if let Some(gpu) = options.gpu {
         gpu.reset_peak_memory();
     }
-    let ct = thread::scope(|scope| {
+    let image = thread::scope(|scope| {
         // Where no thread can be started the weights are loaded when they are needed.
-        let _started = thread::Builder::new().spawn_scoped(scope, || cascade.load_first_weights());
+        let _started = thread::Builder::new().spawn_scoped(scope, || system.load_first_weights());
         scan.finish()
     })?;
     stop_if_requested()?;
-    tracing::info!(image = %case.image.display(), size_xyz = ?ct.geometry.size_xyz(), spacing_mm_xyz = ?ct.geometry.spacing_xyz());
-    let ct = Arc::new(ct);
-    let for_overlay = overlay.map(|file| (file, Arc::clone(&ct)));
-    let detection = cascade.run(ct, progress)?;
+    tracing::info!(image = %case.image.display(), size_xyz = ?image.geometry.size_xyz(), spacing_mm_xyz = ?image.geometry.spacing_xyz());
+    let image = Arc::new(image);
+    let for_overlay = overlay.map(|file| (file, Arc::clone(&image)));
+    let answer = match system.run(image, progress) {
+        // The pipeline does not know where the scan came from.
+        Err(error @ PipelineError::Scan(_)) => {
+            return Err(anyhow::Error::from(error).context(case.image.display().to_string()));
+        }
+        answer => answer?,
+    };
     stop_if_requested()?;
     progress.stage("write");
-    outputs.write(&case.stem, &detection.map, detection.likelihood)?;
-    if let Some((file, ct)) = &for_overlay {
-        write_overlay(file, ct, &detection)?;
+    let report = answer.budget().map(|budget| progress.report(budget)).transpose()?;
+    outputs.write(&case.stem, results_of(&answer), report.as_ref())?;
+    if let Some((file, image)) = &for_overlay {
+        write_overlay(file, image, &answer)?;
     }
     progress.summarise();
-    let Detection { likelihood, candidates, .. } = detection;
+    log_done(&answer, options);
+    Ok(())
+}
+
+fn results_of(answer: &Answer) -> Results<'_> {
+    match answer {
+        Answer::Detection(found) => Results::Detection { map: &found.map, likelihood: found.likelihood },
+        Answer::Segmentation(found) => Results::Segmentation(&found.mask),
+    }
+}
+
+fn log_done(answer: &Answer, options: ExecutionOptions) {
     let threads = rayon::current_num_threads();
     let arithmetic = match options.gpu {
         Some(gpu) => format!("cuda {}", gpu.precision()),
         None => options.arithmetic.to_string(),
     };
     let gpu_peak_mb = options.gpu.map(|gpu| gpu.peak_memory() / 1_000_000);
-    tracing::info!(likelihood, candidates, threads, arithmetic, gpu_peak_mb, "done");
-    Ok(())
+    match answer {
+        Answer::Detection(Detection { likelihood, candidates, .. }) => {
+            tracing::info!(likelihood, candidates, threads, arithmetic, gpu_peak_mb, "done");
+        }
+        Answer::Segmentation(TumourSegmentation { volume_mm3, components, .. }) => {
+            let components = components.kept;
+            tracing::info!(volume_mm3, components, threads, arithmetic, gpu_peak_mb, "done");
+        }
+    }
 }
 
 /// Finds the case and makes room for its outputs: everything that can fail cheaply, before the work starts.
-pub fn find_case(args: &CaseArgs) -> anyhow::Result<(Case, Outputs)> {
-    let outputs = Outputs::prepare(&args.output, &PANORAMA)?;
-    let case = Case::find(&args.input, &PANORAMA)?;
-    Ok((case, outputs))
+pub fn find_case(args: &CaseArgs) -> anyhow::Result<(Interface, Case, Outputs)> {
+    let task = args.task.map_or_else(|| task_of(&args.input), |task| Ok(task.into()));
+    // Outputs of an earlier case must not be taken for those of one that fails.
+    let interface = task.inspect_err(|_| {
+        let _refused = Outputs::clear(&args.output);
+    })?;
+    tracing::info!(task = interface.name, "{}", interface.task);
+    let outputs = Outputs::prepare(&args.output, &interface)?;
+    let case = Case::find(&args.input, &interface)?;
+    Ok((interface, case, outputs))
 }
 
-/// A view of the progress, whose first stage has begun.
-pub fn begin(bars: &MultiProgress) -> Progress<'_> {
-    let progress = Progress::new(bars);
+/// A view of the progress of a case that begins now, whose first stage has begun.
+pub fn begin<'a>(args: &CaseArgs, bars: &'a MultiProgress) -> Progress<'a> {
+    let progress = Progress::new(bars, args.time_budget);
     progress.stage("prepare");
     progress
 }
@@ -183,8 +205,15 @@ fn stop_if_requested() -> Result<(), PipelineError> {
     if interrupt::requested() { Err(PredictError::Interrupted.into()) } else { Ok(()) }
 }
 
-fn write_overlay(file: &Path, ct: &Volume<f32>, detection: &Detection) -> anyhow::Result<()> {
-    let png = draw_overlay(ct, &detection.map, Window::default())?.encode_png()?;
+fn write_overlay(file: &Path, image: &Volume<f32>, answer: &Answer) -> anyhow::Result<()> {
+    let png = match answer {
+        Answer::Detection(found) => draw_overlay(image, &found.map, Window::default()),
+        Answer::Segmentation(found) => {
+            let mask = Volume::new(found.mask.data.mapv(f32::from), found.mask.geometry);
+            draw_overlay(image, &mask, Window::of_most(&image.data))
+        }
+    }?
+    .encode_png()?;
     let written = write_whole(file, |to| to.write_all(&png));
     Ok(written.map_err(|source| OutputError::Io { path: file.to_owned(), source })?)
 }

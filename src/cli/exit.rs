@@ -97,6 +97,7 @@ pub fn code(error: &anyhow::Error) -> u8 {
         return OUTPUT;
     }
     match error.downcast_ref::<PipelineError>() {
+        Some(PipelineError::Scan(_)) => INPUT,
         Some(PipelineError::Recipe { .. } | PipelineError::Model(_) | PipelineError::Candidates(_)) => {
             WEIGHTS
         }

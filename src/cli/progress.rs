@@ -3,7 +3,7 @@
 use super::{interrupt, memory};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use pdac_cascade::nnunet::predictor::TileProgress;
-use pdac_cascade::pipeline::Observer;
+use pdac_cascade::pipeline::{BudgetReport, Observer, TimeBudget};
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
@@ -28,14 +28,25 @@ struct Running {
 /// Watches stages and tiles.
 pub struct Progress<'a> {
     bars: &'a MultiProgress,
+    began: Instant,
+    /// How long the case may take.
+    limit: Option<Duration>,
     running: RefCell<Option<Running>>,
     finished: RefCell<Vec<Cost>>,
 }
 
 impl<'a> Progress<'a> {
-    /// Draws on `bars`.
-    pub fn new(bars: &'a MultiProgress) -> Self {
-        Self { bars, running: RefCell::new(None), finished: RefCell::new(Vec::new()) }
+    /// Draws on `bars`; the case begins now, and may take so long.
+    pub fn new(bars: &'a MultiProgress, limit: Option<Duration>) -> Self {
+        let (running, finished) = (RefCell::new(None), RefCell::new(Vec::new()));
+        Self { bars, began: Instant::now(), limit, running, finished }
+    }
+
+    /// What a time budget has changed, and the seconds that the case has taken until now.
+    pub fn report(&self, budget: &BudgetReport) -> serde_json::Result<serde_json::Value> {
+        let mut report = serde_json::to_value(budget)?;
+        report["seconds"] = self.began.elapsed().as_secs_f64().into();
+        Ok(report)
     }
 
     fn finish_stage(&self) {
@@ -93,5 +104,9 @@ impl Observer for Progress<'_> {
             }
         }
         !interrupt::requested()
+    }
+
+    fn time(&self) -> Option<TimeBudget> {
+        self.limit.map(|limit| TimeBudget { limit, spent: self.began.elapsed() })
     }
 }

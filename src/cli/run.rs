@@ -2,6 +2,7 @@
 
 use super::args::RunArgs;
 use super::case::Reading;
+use super::weights::WeightsFolder;
 use super::{case, exit, interrupt};
 use indicatif::MultiProgress;
 use pdac_cascade::challenge::OutputError;
@@ -9,21 +10,21 @@ use pdac_cascade::imaging::file::folder_of;
 use std::path::Path;
 use std::{fs, io, thread};
 
-/// Runs the cascade; everything that can fail cheaply is tried before the work starts.
+/// Runs the task of the input; everything that can fail cheaply is tried before the work starts.
 pub fn run(args: &RunArgs, bars: &MultiProgress) -> anyhow::Result<()> {
     interrupt::listen(exit::INTERRUPTED.into(), || {});
     case::start_threads(&args.case.compute)?;
-    let progress = case::begin(bars);
-    let (case, outputs) = case::find_case(&args.case)?;
+    let progress = case::begin(&args.case, bars);
+    let (task, case, outputs) = case::find_case(&args.case)?;
     if let Some(file) = &args.overlay {
         check_writable(file)?;
     }
-    let cascade = case::open_cascade(&args.case.compute)?;
+    let system = WeightsFolder::find(&args.case.compute.weights)?.open(&task)?;
     thread::scope(|scope| {
         // A GPU takes its time to open.
         let scan = Reading::ahead(&case, scope);
         let options = case::execution_options(&args.case.compute)?;
-        case::run_case(&cascade.begin(options), scan, &outputs, args.overlay.as_deref(), &progress)
+        case::run_case(&system.begin(options), options, scan, &outputs, args.overlay.as_deref(), &progress)
     })
 }
 

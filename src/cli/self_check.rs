@@ -3,12 +3,14 @@
 use super::args::SelfCheckArgs;
 use super::case;
 use super::device::{self, Device};
+use super::weights::WeightsFolder;
+use anyhow::bail;
+use pdac_cascade::challenge::PANORAMA;
 use pdac_cascade::imaging::Volume;
 use pdac_cascade::imaging::metaimage::decode;
 use pdac_cascade::nnunet::export::Segmentation;
 use pdac_cascade::ops::{Cuda, CudaPrecision, Description};
-use pdac_cascade::pipeline::panorama::ExecutionOptions;
-use pdac_cascade::pipeline::{Detection, Panorama, Unobserved};
+use pdac_cascade::pipeline::{Detection, ExecutionOptions, Panorama, System, Unobserved};
 use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
@@ -40,7 +42,9 @@ pub fn self_check(args: &SelfCheckArgs) -> anyhow::Result<()> {
     case::start_threads(&args.compute)?;
     let device = device::open(&args.compute)?;
     let options = case::execution_options_on(&args.compute, &device)?;
-    let cascade = case::open_cascade(&args.compute)?;
+    let System::Panorama(cascade) = WeightsFolder::find(&args.compute.weights)?.open(&PANORAMA)? else {
+        bail!("the recipe is of another system than the built-in case's");
+    };
     let ct = Arc::new(phantom()?);
     let mut out = io::stdout().lock();
     writeln!(out, "program     pdac-cascade {}", env!("CARGO_PKG_VERSION"))?;

@@ -2,13 +2,13 @@
 
 use super::args::{CaseArgs, ServeArgs};
 use super::case::Reading;
+use super::weights::WeightsFolder;
 use super::{case, exit, interrupt, memory};
 use anyhow::{Context, anyhow};
 use indicatif::MultiProgress;
-use pdac_cascade::challenge::{Answer, Request, Server};
+use pdac_cascade::challenge::{Answer, Interface, Request, Server};
 use pdac_cascade::nnunet::predictor::PredictError;
-use pdac_cascade::pipeline::panorama::{ExecutionOptions, KeptFolds};
-use pdac_cascade::pipeline::{PanoramaRun, PipelineError};
+use pdac_cascade::pipeline::{ExecutionOptions, KeptFolds, PipelineError, SystemRun};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::Receiver;
@@ -62,13 +62,18 @@ fn work(
     requests: &Receiver<Request>,
     bars: &MultiProgress,
 ) -> anyhow::Result<()> {
-    let cascade = case::open_cascade(&args.compute)?;
-    let cascade = cascade.begin(options);
-    let KeptFolds { kept, all } = cascade.get_ready()?;
+    let weights = WeightsFolder::find(&args.compute.weights)?;
+    let opened = match args.task.map(Interface::from) {
+        Some(task) => vec![(task, weights.open(&task)?)],
+        None => weights.open_all()?.into_iter().map(|(task, _, system)| (task, system)).collect(),
+    };
+    let runs = opened.iter().map(|(task, system)| (*task, system.begin(options))).collect();
+    let systems = Systems { runs, options };
+    let KeptFolds { kept, all } = systems.get_ready()?;
     server.ready();
     tracing::info!(kept_folds = kept, folds = all, "ready");
     while let Ok(request) = requests.recv() {
-        request.answer(answer(&cascade, args, bars));
+        request.answer(answer(&systems, args, bars));
         // A GPU that is lost stays lost as long as the process lives.
         if let Some(gpu) = options.gpu {
             gpu.synchronise().map_err(PredictError::from).map_err(PipelineError::from)?;
@@ -77,11 +82,48 @@ fn work(
     Ok(())
 }
 
+/// The systems of all tasks that there are weights for.
+struct Systems<'c> {
+    runs: Vec<(Interface, SystemRun<'c>)>,
+    options: ExecutionOptions,
+}
+
+impl Systems<'_> {
+    fn get_ready(&self) -> Result<KeptFolds, PipelineError> {
+        let mut folds = KeptFolds::default();
+        for (_, run) in &self.runs {
+            let KeptFolds { kept, all } = run.get_ready()?;
+            folds = KeptFolds { kept: folds.kept + kept, all: folds.all + all };
+        }
+        Ok(folds)
+    }
+
+    /// Lets go the weights that are kept: whether there were any.
+    fn release_weights(&self) -> bool {
+        self.runs.iter().filter(|(_, run)| run.release_weights()).count() > 0
+    }
+
+    fn of(&self, task: &Interface) -> anyhow::Result<&SystemRun<'_>> {
+        let found = self.runs.iter().find(|(interface, _)| interface == task);
+        let ready: Vec<&str> = self.runs.iter().map(|(interface, _)| interface.name).collect();
+        let missing = || NoWeights { task: task.name, ready: ready.join(", ") };
+        Ok(found.map(|(_, run)| run).ok_or_else(missing)?)
+    }
+}
+
+/// A case of a task that the server has no weights for.
+#[derive(Debug, thiserror::Error)]
+#[error("this server has no weights for {task}, only for {ready}")]
+struct NoWeights {
+    task: &'static str,
+    ready: String,
+}
+
 /// Runs a case; whatever happens to it, the next can be run.
-fn answer(cascade: &PanoramaRun<'_>, args: &CaseArgs, bars: &MultiProgress) -> Answer {
-    let run = || exit::caught(|| run(cascade, args, bars));
+fn answer(systems: &Systems<'_>, args: &CaseArgs, bars: &MultiProgress) -> Answer {
+    let run = || exit::caught(|| run(systems, args, bars));
     let mut done = run();
-    if done.as_ref().is_err_and(|error| exit::code(error) == exit::MEMORY) && cascade.release_weights() {
+    if done.as_ref().is_err_and(|error| exit::code(error) == exit::MEMORY) && systems.release_weights() {
         tracing::warn!("not enough memory beside the weights: trying again without keeping them");
         memory::return_heap();
         done = run();
@@ -96,8 +138,9 @@ fn answer(cascade: &PanoramaRun<'_>, args: &CaseArgs, bars: &MultiProgress) -> A
     }
 }
 
-fn run(cascade: &PanoramaRun<'_>, args: &CaseArgs, bars: &MultiProgress) -> anyhow::Result<()> {
-    let progress = case::begin(bars);
-    let (case, outputs) = case::find_case(args)?;
-    case::run_case(cascade, Reading::later(&case), &outputs, None, &progress)
+fn run(systems: &Systems<'_>, args: &CaseArgs, bars: &MultiProgress) -> anyhow::Result<()> {
+    let progress = case::begin(args, bars);
+    let (task, case, outputs) = case::find_case(args)?;
+    let system = systems.of(&task)?;
+    case::run_case(system, systems.options, Reading::later(&case), &outputs, None, &progress)
 }

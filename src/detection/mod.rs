@@ -1,7 +1,10 @@
-//! From a probability volume to lesion candidates, the detection map and the patient's likelihood.
+//! From a probability volume to lesion candidates, the detection map and the patient's likelihood; from a segmented tumour to
+//! the components of it that are believed.
 
 pub mod candidate_options;
 pub mod candidates;
+pub mod tumour_components;
 
 pub use candidate_options::{CandidateOptions, Confidence, DynamicVersion, Threshold, ThresholdFactor};
 pub use candidates::{CandidateError, LesionCandidates, extract_lesion_candidates};
+pub use tumour_components::ComponentRules;

@@ -169,6 +169,11 @@ impl Plan {
         (self.logits().data_len() as u64).saturating_mul(2 * channels as u64)
     }
 
+    /// Floating-point operations of all steps and the head.
+    pub fn flop_of_all(&self) -> u64 {
+        self.steps.iter().map(|step| self.flop(step)).sum::<u64>().saturating_add(self.head_flop())
+    }
+
     /// Bytes of activations that a step reads and writes.
     pub fn bytes(&self, step: &Step) -> u64 {
         let values = step.sources.iter().chain([&step.output]);
@@ -211,8 +216,7 @@ impl fmt::Display for Plan {
             self.head_flop() as f64 / 1e9,
             4.0 * features.data_len() as f64 / 1e6,
         )?;
-        let flop = self.steps.iter().map(|s| self.flop(s)).sum::<u64>() + self.head_flop();
-        let (gflop, megabytes) = (flop as f64 / 1e9, 4.0 * self.buffer_len() as f64 / 1e6);
+        let (gflop, megabytes) = (self.flop_of_all() as f64 / 1e9, 4.0 * self.buffer_len() as f64 / 1e6);
         write!(f, "total {gflop:.3} GFLOP, a buffer of {megabytes:.1} MB")
     }
 }

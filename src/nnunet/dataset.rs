@@ -82,6 +82,11 @@ impl Dataset {
         self.channel_names.len()
     }
 
+    /// Names of the labels in file order.
+    pub fn label_names(&self) -> Vec<&str> {
+        self.labels.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
     fn from_value(file: &Path, value: &Value) -> Result<Self, ModelError> {
         let root = Node::root(file, value);
         let channels = match root.get("modality")? {

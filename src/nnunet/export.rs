@@ -4,10 +4,11 @@
 //! `label_handling.py`.
 
 mod decision;
+mod probabilities;
 
 use super::dataset::OutputKind;
 use super::model_folder::ModelFolder;
-use super::predictor::{LogitReader, Logits, Preprocessed, ScanGrid};
+use super::predictor::{LogitReader, Logits, ScanGrid};
 use super::preprocessing::{BoundingBox, transpose};
 use super::resampling::{LogitGrids, Resampling, STRIP, SlabResampler, Strip};
 use crate::imaging::memory::bytes;
@@ -15,6 +16,7 @@ use crate::imaging::resampling::with_widest_vectors;
 use decision::decide;
 use ndarray::parallel::prelude::*;
 use ndarray::{Array3, ArrayView4, ArrayViewMut2, Axis, s};
+pub use probabilities::{MeanProbabilities, add_probabilities};
 use std::ops::Range;
 
 /// Logits resampled at a time, at most (unless one slice holds more).
@@ -57,12 +59,12 @@ pub struct Segmentation {
 /// If the logits are not those of `scan` under `model`, which is a programming error.
 pub fn segment(
     model: &ModelFolder,
-    scan: &Preprocessed,
+    scan: ScanGrid,
     logits: &Logits,
     request: SegmentationRequest,
 ) -> Segmentation {
     let (depth, height, width, _) = logits.values.dim();
-    let mut export = Export::new(model, scan.grid(), [depth, height, width], logits.half, request);
+    let mut export = Export::new(model, scan, [depth, height, width], logits.half, request);
     export.take(0, logits.values.view());
     export.finish()
 }
@@ -303,14 +305,14 @@ fn logit_grids(model: &ModelFolder, scan: ScanGrid, shape: [usize; 3], half: boo
 /// the network's first axis, and (slices, height, width, heads) in standard layout.
 pub fn for_each_slab(
     model: &ModelFolder,
-    scan: &Preprocessed,
+    scan: ScanGrid,
     logits: &Logits,
     mut visit: impl FnMut(Range<usize>, ArrayView4<'_, f32>),
 ) {
     let [depth, height, width] = scan.crop.shape();
     let (z, y, x, heads) = logits.values.dim();
     let slices = (SLAB_FLOATS / (height * width * heads)).max(1);
-    let grids = logit_grids(model, scan.grid(), [z, y, x], logits.half);
+    let grids = logit_grids(model, scan, [z, y, x], logits.half);
     let resampler = grids.over(0, logits.values.view());
     for start in (0..depth).step_by(slices) {
         let z = start..(start + slices).min(depth);

@@ -125,6 +125,18 @@ impl ModelFolder {
         })
     }
 
+    /// Whether scans are prepared for `other` as for this model, and its logits lie on the same grid and come back the same way:
+    /// then their logits can be averaged.
+    pub fn prepares_as(&self, other: &Self) -> bool {
+        let (a, b) = (&self.configuration, &other.configuration);
+        self.transpose_forward == other.transpose_forward
+            && a.spacing == b.spacing
+            && a.data_resampling == b.data_resampling
+            && a.probability_resampling == b.probability_resampling
+            && a.normalization.len() == b.normalization.len()
+            && a.normalization.iter().zip(&b.normalization).all(|(a, b)| a.normalises_as(b))
+    }
+
     /// The network's parameters in one fold by name, as f32 on the CPU.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod folds;
 #[cfg(feature = "cuda")]
 mod on_gpu;
 mod scan;
+mod shared_scan;
 mod sums;
 mod tiles;
 
@@ -27,10 +28,11 @@ use folds::FoldQueue;
 pub use folds::Folds;
 use ndarray::{Array3, Array4, ArrayView4};
 use scan::Cropped;
-pub use scan::Preprocessed;
-pub(super) use scan::ScanGrid;
+pub use scan::{Preprocessed, ScanGrid};
+pub use shared_scan::SharedScan;
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 pub(super) use sums::LogitReader;
 use sums::{Sums, bands};
 use tiles::{Tiles, run_network};
@@ -42,6 +44,8 @@ pub struct PredictOptions {
     pub step: f64,
     /// Average over mirrored copies along the axes that the checkpoint allows.
     pub mirroring: bool,
+    /// Only the model's first so many folds; `None`: all.
+    pub folds: Option<usize>,
     /// Arithmetic of the sums over tiles and folds.
     pub accumulate: Accumulate,
     /// Instruction set and precision of the CPU kernels.
@@ -198,6 +202,15 @@ fn plan_of(model: &ModelFolder) -> Result<Plan, PredictError> {
     plan.map_err(|error| PredictError::Plan { path: model.path.clone(), source: Box::new(error) })
 }
 
+/// Floating-point operations of one run of a model's network on a tile.
+///
+/// # Errors
+/// If the patch does not fit the network.
+pub fn run_flop(model: &ModelFolder) -> Result<u64, PredictError> {
+    let plan = plan_of(model)?;
+    Ok(plan.flop_of_all())
+}
+
 impl<'m> Predictor<'m> {
     /// Plans the model's network for its patch.
     ///
@@ -290,7 +303,21 @@ impl<'m> Predictor<'m> {
         request: SegmentationRequest,
         observer: TileObserver<'_>,
     ) -> Result<Segmentation, PredictError> {
-        let scan = Cropped::new(self.model, channels, spacing)?;
+        self.segment_scan(SharedScan::new(self.model, channels, spacing)?, request, observer)
+    }
+
+    /// As [`Predictor::segment`], of a scan that was cropped for this model or one that prepares scans as this one does
+    /// ([`ModelFolder::prepares_as`]).
+    ///
+    /// # Errors
+    /// See [`PredictError`].
+    pub fn segment_scan(
+        &self,
+        scan: SharedScan,
+        request: SegmentationRequest,
+        observer: TileObserver<'_>,
+    ) -> Result<Segmentation, PredictError> {
+        let scan = scan.into_cropped();
         #[cfg(feature = "cuda")]
         if let Some(gpu) = self.options.gpu {
             return match on_gpu::segment(self, gpu, &scan, request, observer) {
@@ -313,7 +340,8 @@ impl<'m> Predictor<'m> {
         let mut export = Export::new(self.model, scan.grid(), scan.target, self.half(), request);
         let mut scan = scan.preprocess(self.model, self.memory)?;
         tracing::info!("preprocessed");
-        self.predict(&mut scan, &mut export, observer)?;
+        let shape = scan.shape();
+        self.predict(shape, || scan.take_tensor(), &mut export, observer)?;
         let segmentation = export.finish();
         tracing::info!("predicted and exported");
         Ok(segmentation)
@@ -328,54 +356,107 @@ impl<'m> Predictor<'m> {
         scan: &mut Preprocessed,
         observer: TileObserver<'_>,
     ) -> Result<Logits, PredictError> {
-        let [depth, height, width] = scan.shape();
-        let shape = (depth, height, width, self.heads());
-        let new = || AllLogits { values: Vec::new(), len: depth * height * width * self.heads() };
+        let shape = scan.shape();
         #[cfg(feature = "cuda")]
         if let Some(gpu) = self.options.gpu {
-            return match on_gpu::logits(self, gpu, scan, new, observer) {
+            let scan_there = on_gpu::Scan::Preprocessed(scan);
+            return match on_gpu::logits(self, gpu, scan_there, || self.no_logits(shape), observer) {
                 Err(error) if error.is_out_of_gpu_memory() => {
                     tracing::warn!("{error}: computing on the CPU");
                     self.on_cpu()?.logits(scan, observer)
                 }
-                all => {
-                    let values = Array4::from_shape_vec(shape, all?.values);
-                    Ok(Logits { values: values.map_err(candle_core::Error::wrap)?, half: self.half() })
-                }
+                all => self.with_shape(shape, all?),
             };
         }
-        let mut all = new();
-        self.predict(scan, &mut all, observer)?;
-        let values = Array4::from_shape_vec(shape, all.values).map_err(candle_core::Error::wrap)?;
-        Ok(Logits { values, half: self.half() })
+        let mut all = self.no_logits(shape);
+        self.predict(shape, || scan.take_tensor(), &mut all, observer)?;
+        self.with_shape(shape, all)
     }
 
-    /// Gives `reader` the logits, plane by plane. The scan's channels are taken out of it.
+    /// Logits averaged over tiles, mirrored copies and folds of a scan that several models share, of which this is one
+    /// ([`ModelFolder::prepares_as`]).
+    ///
+    /// # Errors
+    /// See [`PredictError`].
+    pub fn logits_of(&self, scan: &SharedScan, observer: TileObserver<'_>) -> Result<Logits, PredictError> {
+        let shape = scan.shape();
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = self.options.gpu {
+            let scan_there = on_gpu::Scan::Cropped(scan.cropped());
+            return match on_gpu::logits(self, gpu, scan_there, || self.no_logits(shape), observer) {
+                Err(error) if error.is_out_of_gpu_memory() => {
+                    tracing::warn!("{error}: computing on the CPU");
+                    self.on_cpu()?.logits_of(scan, observer)
+                }
+                all => self.with_shape(shape, all?),
+            };
+        }
+        let image = scan.image(self.model, self.memory)?;
+        let mut all = self.no_logits(shape);
+        self.predict(shape, || Ok(image), &mut all, observer)?;
+        self.with_shape(shape, all)
+    }
+
+    /// Takes logits on a grid of this shape.
+    fn no_logits(&self, shape: [usize; 3]) -> AllLogits {
+        AllLogits { values: Vec::new(), len: shape.iter().product::<usize>() * self.heads() }
+    }
+
+    fn with_shape(&self, [z, y, x]: [usize; 3], all: AllLogits) -> Result<Logits, PredictError> {
+        let values = Array4::from_shape_vec((z, y, x, self.heads()), all.values);
+        Ok(Logits { values: values.map_err(candle_core::Error::wrap)?, half: self.half() })
+    }
+
+    /// What one run of the network on a tile takes, by `clock`; on a GPU, one of as many as it runs at once.
+    ///
+    /// # Errors
+    /// If the weights cannot be loaded, or the network cannot run.
+    pub fn time_run(&self, clock: &dyn Fn() -> Duration) -> Result<Duration, PredictError> {
+        let queue = self.fold_queue();
+        let fold = queue.first()?;
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = self.options.gpu {
+            let time = on_gpu::time_run(self, gpu, &fold, clock);
+            queue.folds.give_back(fold);
+            return time;
+        }
+        let tile = self.plan.operand(self.plan.input()).shape;
+        let zeros = Tensor::zeros(tile.data_len(), DType::F32, &Device::Cpu)?;
+        let began = clock();
+        run_network(self.runner()?, &fold, &zeros, tile.dims, [0; 3], [false; 3])?;
+        let time = clock().saturating_sub(began);
+        queue.folds.give_back(fold);
+        Ok(time)
+    }
+
+    /// Gives `reader` the logits of an image of this shape, plane by plane. The image, (channel, z, y, x) flattened, is asked
+    /// for once there is the memory for everything else.
     fn predict(
         &self,
-        scan: &mut Preprocessed,
+        [depth, height, width]: [usize; 3],
+        image: impl FnOnce() -> candle_core::Result<Tensor>,
         reader: &mut dyn LogitReader,
         observer: TileObserver<'_>,
     ) -> Result<(), PredictError> {
-        let [depth, height, width] = scan.shape();
-        let Self { options, model, .. } = self;
+        let options = self.options;
+        let (model, fold_count) = (self.model, self.folds());
         let runner = self.runner()?;
         let patch = model.configuration.patch_size;
         let tiling = Tiling::new([depth, height, width], patch, options.step);
-        let bands = bands(&tiling, patch[0], model.folds.len());
+        let bands = bands(&tiling, patch[0], fold_count);
         let kept = [Sums::planes(&bands, reader), height, width];
         self.check_memory(kept, reader.bytes())?;
-        let image = scan.take_tensor()?;
+        let image = image()?;
         let weights = importance_map(patch, options.accumulate);
         let weights = Tensor::new(weights.as_slice(), &Device::Cpu)?;
         let mut tiles = Tiles::new(runner, &self.mirrorings, image, &tiling, weights)?;
-        let mut sums = Sums::new(depth, kept, self.heads(), model.folds.len(), options.accumulate)?;
-        let total = model.folds.len() * tiling.starts.len();
+        let mut sums = Sums::new(depth, kept, self.heads(), fold_count, options.accumulate)?;
+        let total = fold_count * tiling.starts.len();
         let mut done = 0;
         let folds = self.fold_queue();
         thread::scope(|scope| {
             let mut loading = None;
-            for number in 0..model.folds.len() {
+            for number in 0..fold_count {
                 let fold = folds.next(number, &mut loading, scope)?;
                 tiles.begin_fold();
                 for band in &bands {
@@ -390,7 +471,7 @@ impl<'m> Predictor<'m> {
                         }
                     }
                     sums.end_fold(band.end)?;
-                    if number + 1 == model.folds.len() {
+                    if number + 1 == fold_count {
                         sums.hand_over(band.end, reader)?;
                     }
                 }
@@ -432,7 +513,13 @@ impl<'m> Predictor<'m> {
     }
 
     fn fold_queue(&self) -> FoldQueue<'_, 'm> {
-        FoldQueue { folds: self.shared.unwrap_or(&self.own), after: self.after }
+        FoldQueue { folds: self.shared.unwrap_or(&self.own), count: self.folds(), after: self.after }
+    }
+
+    /// Folds that are averaged.
+    fn folds(&self) -> usize {
+        let all = self.model.folds.len();
+        self.options.folds.map_or(all, |first| first.clamp(1, all))
     }
 
     fn heads(&self) -> usize {

@@ -144,6 +144,13 @@ impl ChannelNormalization {
     pub fn needs_mask(&self) -> bool {
         self.use_mask && self.scheme == NormalizationScheme::ZScore
     }
+
+    /// Whether every image becomes the same under `other`: planned intensities count for CT only.
+    pub fn normalises_as(&self, other: &Self) -> bool {
+        self.scheme == other.scheme
+            && self.needs_mask() == other.needs_mask()
+            && (self.scheme != NormalizationScheme::Ct || self.intensity == other.intensity)
+    }
 }
 
 /// What normalisation makes of an intensity `v`: `(clip(v) − mean) / std`, in float32.

@@ -1,12 +1,23 @@
 //! One file per published system, and the recipe that configures it.
 
+pub mod budget;
+mod ensemble;
+pub mod execution;
+pub mod locate;
 pub mod nifti_passage;
 pub mod panorama;
+pub mod panther;
 pub mod recipe;
 pub mod roi;
+mod scan_check;
+pub mod system;
 
+pub use budget::{BudgetReport, TimeBudget};
+pub use execution::{ExecutionOptions, KeptFolds};
 pub use panorama::{Detection, Panorama, PanoramaRun};
+pub use panther::{Panther, PantherRun, TumourSegmentation};
 pub use recipe::Recipe;
+pub use system::{Answer, System, SystemRun};
 
 use crate::detection::CandidateError;
 use crate::nnunet::ModelError;
@@ -24,6 +35,9 @@ pub enum PipelineError {
         /// What, expected, got.
         what: String,
     },
+    /// The scan cannot be what it is said to be.
+    #[error("{0}")]
+    Scan(String),
     /// A model folder.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -41,6 +55,10 @@ pub trait Observer {
     fn stage(&self, name: &'static str);
     /// A network has done another tile; `false` stops the run with [`PredictError::Interrupted`].
     fn tile(&self, progress: TileProgress) -> bool;
+    /// How much time there is; `None`: as much as it takes.
+    fn time(&self) -> Option<TimeBudget> {
+        None
+    }
 }
 
 /// An observer that does not look.

@@ -2,45 +2,26 @@
 //!
 //! Source: the baseline container of the PANORAMA challenge (contrast-enhanced CT, pancreatic ductal adenocarcinoma).
 
+use super::budget::BudgetReport;
+use super::ensemble::{Ensemble, Member};
+use super::execution::{ExecutionOptions, KeptFolds, Stage, get_ready, release};
+use super::locate::{Located, geometry_of, locate_pancreas};
 use super::nifti_passage::after_nifti;
-use super::recipe::{IfNoPancreas, ModelRun, PanoramaRecipe};
-use super::roi::{corners, region_of_interest};
-use super::{Observer, PipelineError, Recipe};
+use super::recipe::{IfNoPancreas, PanoramaRecipe};
+use super::roi::{cut_out, slice_of};
+use super::{Observer, PipelineError};
 use crate::detection::{LesionCandidates, extract_lesion_candidates};
 use crate::imaging::memory::bytes;
 use crate::imaging::morphology::dilate_cube;
-use crate::imaging::resampling::itk_resample_to_spacing;
-use crate::imaging::{Geometry, MemoryGauge, Volume};
+use crate::imaging::{Geometry, Volume};
 use crate::nnunet::dataset::OutputKind;
 use crate::nnunet::export::{Decision, Segmentation, SegmentationRequest};
 use crate::nnunet::model_folder::ModelFolder;
-use crate::nnunet::predictor::{Folds, PredictError, PredictOptions, Predictor};
+use crate::nnunet::predictor::PredictError;
 use crate::nnunet::preprocessing::BoundingBox;
-use crate::nnunet::sliding_window::Accumulate;
-use crate::ops::{Arithmetic, Backend, Cuda};
-use ndarray::{Array3, s};
-use std::path::{Path, PathBuf};
+use ndarray::Array3;
+use std::path::Path;
 use std::sync::Arc;
-
-/// What a user may change about the arithmetic without touching the recipe.
-#[derive(Debug, Clone, Copy)]
-pub struct ExecutionOptions {
-    /// Arithmetic of the sums over tiles and folds.
-    pub accumulate: Accumulate,
-    /// Instruction set and precision of the CPU kernels.
-    pub arithmetic: Arithmetic,
-    /// Tells how much memory there is.
-    pub memory: MemoryGauge,
-    /// The GPU that the networks run on; `None`: the CPU.
-    pub gpu: Option<Cuda>,
-}
-
-impl Default for ExecutionOptions {
-    fn default() -> Self {
-        let (accumulate, memory) = (Accumulate::default(), MemoryGauge::UNLIMITED);
-        Self { accumulate, arithmetic: Arithmetic::detect(), memory, gpu: None }
-    }
-}
 
 /// The cascade with its models checked.
 #[derive(Debug, Clone)]
@@ -48,15 +29,6 @@ pub struct Panorama {
     recipe: PanoramaRecipe,
     pancreas: ModelFolder,
     lesion: ModelFolder,
-}
-
-/// What the first stage found.
-#[derive(Debug, Clone)]
-pub struct Located {
-    /// Labels on the low-resolution grid.
-    pub labels: Volume<u16>,
-    /// Region for the second stage, (z, y, x) on the scan's grid; `None` if there is no pancreas.
-    pub roi: Option<BoundingBox>,
 }
 
 /// What the cascade says about a scan.
@@ -70,15 +42,16 @@ pub struct Detection {
     pub candidates: usize,
     /// Region that was searched; `None` if no pancreas was found and the recipe asks for an empty map then.
     pub roi: Option<BoundingBox>,
+    /// What a time budget changed, if there is one.
+    pub budget: Option<BudgetReport>,
 }
 
 impl Panorama {
-    /// Reads a recipe and checks the models that it names, without reading their weights.
+    /// Checks the models that a recipe names, without reading their weights.
     ///
     /// # Errors
-    /// If the recipe or a model folder is not usable, or they contradict each other.
-    pub fn open(recipe_file: &Path) -> Result<Self, PipelineError> {
-        let Recipe::Panorama(recipe) = Recipe::read(recipe_file)?;
+    /// If a model folder is not usable, or they contradict each other or the recipe.
+    pub fn open(recipe: PanoramaRecipe, recipe_file: &Path) -> Result<Self, PipelineError> {
         let pancreas = recipe.pancreas.model.open(recipe_file)?;
         let lesion = recipe.lesion.model.open(recipe_file)?;
         let panorama = Self { recipe, pancreas, lesion };
@@ -119,8 +92,10 @@ impl Panorama {
 
     /// A run of the cascade, whose first weights can be loaded before there is a scan.
     pub fn begin(&self, options: ExecutionOptions) -> PanoramaRun<'_> {
-        let backend = options.gpu.map_or(Backend::Cpu(options.arithmetic), Backend::Cuda);
-        let [pancreas, lesion] = [&self.pancreas, &self.lesion].map(|m| Folds::new(m, backend));
+        let PanoramaRecipe { pancreas, lesion, .. } = &self.recipe;
+        let pancreas = Stage::new(&self.pancreas, &pancreas.model, options);
+        let lesion = Member { stage: Stage::new(&self.lesion, &lesion.model, options), weight: 1.0 };
+        let lesion = Ensemble { members: vec![lesion], apart: false, memory: options.memory };
         PanoramaRun { cascade: self, options, pancreas, lesion }
     }
 
@@ -162,7 +137,7 @@ impl Panorama {
         observer: &dyn Observer,
     ) -> Result<Segmentation, PipelineError> {
         let region = Volume::new(roi.copy(&ct.data), geometry_of(roi, &ct.geometry));
-        self.begin(options).segment_lesion(region, observer)
+        Ok(self.begin(options).segment_lesion(region, observer)?.0)
     }
 
     /// Lesion probabilities near the pancreas, cut into candidates.
@@ -186,30 +161,17 @@ impl Panorama {
     }
 }
 
-/// How many folds' weights are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeptFolds {
-    /// Folds whose weights stay in memory.
-    pub kept: usize,
-    /// All folds.
-    pub all: usize,
-}
-
 /// Runs of the cascade. A network's first weights are loaded while something else is done: those of the first stage
 /// by [`PanoramaRun::load_first_weights`], those of the second while the last fold of the first computes.
 pub struct PanoramaRun<'c> {
     cascade: &'c Panorama,
     options: ExecutionOptions,
-    pancreas: Folds<'c>,
-    lesion: Folds<'c>,
+    pancreas: Stage<'c>,
+    /// Of one member.
+    lesion: Ensemble<'c>,
 }
 
-impl PanoramaRun<'_> {
-    /// What the user changed.
-    pub fn options(&self) -> ExecutionOptions {
-        self.options
-    }
-
+impl<'c> PanoramaRun<'c> {
     /// Loads the weights that are needed first; an error is kept for [`PanoramaRun::run`].
     pub fn load_first_weights(&self) {
         self.pancreas.load_ahead();
@@ -221,42 +183,16 @@ impl PanoramaRun<'_> {
     /// # Errors
     /// If weights cannot be loaded, or a network cannot run.
     pub fn get_ready(&self) -> Result<KeptFolds, PipelineError> {
-        let memory = self.options.memory;
-        let reserve = match self.options.gpu {
-            Some(gpu) => gpu.free_memory().map_err(PredictError::from)? / 2,
-            None => memory.available().map_or(0, |available| available / 2),
-        };
-        let mut folds = KeptFolds { kept: 0, all: 0 };
-        for model in [&self.pancreas, &self.lesion] {
-            folds.kept += model.keep(memory, reserve)?;
-            folds.all += model.model().folds.len();
-        }
-        match self.warm_up() {
-            Err(PredictError::Memory(_)) if self.release_weights() => {
-                folds.kept = 0;
-                self.warm_up()?;
-            }
-            done => done?,
-        }
-        Ok(folds)
-    }
-
-    fn warm_up(&self) -> Result<(), PredictError> {
-        let PanoramaRecipe { pancreas, lesion, .. } = &self.cascade.recipe;
-        for (folds, run) in [(&self.pancreas, &pancreas.model), (&self.lesion, &lesion.model)] {
-            match self.predictor(folds, run, None)?.warm_up() {
-                // A case goes on with less: on the host in the end.
-                Err(PredictError::Gpu(error)) if error.is_out_of_memory() => tracing::warn!("{error}"),
-                done => done?,
-            }
-        }
-        Ok(())
+        get_ready(&self.stages(), self.options)
     }
 
     /// Lets go the weights that [`PanoramaRun::get_ready`] kept: whether there were any.
     pub fn release_weights(&self) -> bool {
-        let [a, b] = [&self.pancreas, &self.lesion].map(Folds::release);
-        a || b
+        release(&self.stages())
+    }
+
+    fn stages(&self) -> Vec<&Stage<'c>> {
+        [&self.pancreas].into_iter().chain(self.lesion.stages()).collect()
     }
 
     /// Runs the whole cascade on a CT (HU), which is let go as soon as the region is cut out.
@@ -265,7 +201,7 @@ impl PanoramaRun<'_> {
     /// If a network cannot run or the observer stops it.
     pub fn run(&self, ct: Arc<Volume<f32>>, observer: &dyn Observer) -> Result<Detection, PipelineError> {
         let geometry = ct.geometry;
-        let Located { roi, .. } = self.locate_pancreas(&ct, Some(&self.lesion), observer)?;
+        let Located { roi, .. } = self.locate_pancreas(&ct, self.lesion.stages().next(), observer)?;
         let roi = match (roi, self.cascade.recipe.roi.if_no_pancreas) {
             (Some(roi), _) => roi,
             (None, IfNoPancreas::WholeImage) => {
@@ -276,15 +212,11 @@ impl PanoramaRun<'_> {
                 tracing::warn!("no pancreas found: the detection map is all zero and the likelihood 0");
                 drop(ct);
                 let map = self.empty_map(&geometry)?;
-                return Ok(Detection { map, likelihood: 0.0, candidates: 0, roi: None });
+                return Ok(Detection { map, likelihood: 0.0, candidates: 0, roi: None, budget: None });
             }
         };
-        let region = match Arc::try_unwrap(ct) {
-            Ok(ct) => roi.cut(ct.data),
-            Err(ct) => roi.copy(&ct.data),
-        };
-        let region = Volume::new(region, geometry_of(&roi, &geometry));
-        let segmentation = self.segment_lesion(region, observer)?;
+        let region = Volume::new(cut_out(&roi, ct), geometry_of(&roi, &geometry));
+        let (segmentation, budget) = self.segment_lesion(region, observer)?;
         observer.stage("candidates");
         let candidates = self.cascade.extract_candidates(segmentation)?;
         let mut map = self.empty_map(&geometry)?;
@@ -294,6 +226,7 @@ impl PanoramaRun<'_> {
             likelihood: candidates.likelihood(),
             candidates: candidates.confidences.len(),
             roi: Some(roi),
+            budget,
         })
     }
 
@@ -306,78 +239,22 @@ impl PanoramaRun<'_> {
     fn locate_pancreas(
         &self,
         ct: &Volume<f32>,
-        after: Option<&Folds<'_>>,
+        after: Option<&Stage<'c>>,
         observer: &dyn Observer,
     ) -> Result<Located, PipelineError> {
-        observer.stage("low resolution");
-        let recipe = &self.cascade.recipe;
-        let stage = &recipe.pancreas;
-        let [x, y, z] = stage.spacing_mm_xyz;
-        let low = itk_resample_to_spacing(ct, [z, y, x], stage.outside_value).map_err(PredictError::from)?;
-        let read = after_nifti(&low.geometry);
-        observer.stage("pancreas");
-        let request = SegmentationRequest { decision: Decision::Probabilities, probability_of: None };
-        let predictor = self.predictor(&self.pancreas, &stage.model, after)?;
-        let segmentation = predict(&predictor, low.data, &read, request, observer)?;
-        let geometry = after_nifti(&read); // nnU-Net writes its mask with what it read
-        let labels = Volume::new(segmentation.labels, geometry);
-        let margin = recipe.roi.margin_mm_xyz;
-        let roi = corners(&labels.data).map(|c| region_of_interest(&ct.geometry, &geometry, c, margin));
-        Ok(Located { labels, roi })
+        let PanoramaRecipe { pancreas, roi, .. } = &self.cascade.recipe;
+        locate_pancreas(&self.pancreas, pancreas, Some(roi), ct, after, observer)
     }
 
     fn segment_lesion(
         &self,
         region: Volume<f32>,
         observer: &dyn Observer,
-    ) -> Result<Segmentation, PipelineError> {
+    ) -> Result<(Segmentation, Option<BudgetReport>), PipelineError> {
         observer.stage("lesion");
-        let stage = &self.cascade.recipe.lesion;
-        let geometry = after_nifti(&region.geometry);
-        let request = SegmentationRequest {
-            decision: Decision::Probabilities,
-            probability_of: Some(usize::from(stage.lesion_label)),
-        };
-        let predictor = self.predictor(&self.lesion, &stage.model, None)?;
-        predict(&predictor, region.data, &geometry, request, observer)
+        let lesion = usize::from(self.cascade.recipe.lesion.lesion_label);
+        let spacing = after_nifti(&region.geometry).spacing;
+        let request = SegmentationRequest { decision: Decision::Probabilities, probability_of: Some(lesion) };
+        self.lesion.segment(region.data, spacing, request, observer)
     }
-
-    fn predictor<'a>(
-        &self,
-        folds: &'a Folds<'a>,
-        run: &ModelRun,
-        after: Option<&'a Folds<'a>>,
-    ) -> Result<Predictor<'a>, PredictError> {
-        let ExecutionOptions { accumulate, arithmetic, memory, gpu } = self.options;
-        let options =
-            PredictOptions { step: run.step, mirroring: run.mirroring, accumulate, arithmetic, gpu };
-        Ok(Predictor::within(folds.model(), options, memory)?.with_folds(folds, after))
-    }
-}
-
-fn predict(
-    predictor: &Predictor<'_>,
-    data: Array3<f32>,
-    geometry: &Geometry,
-    request: SegmentationRequest,
-    observer: &dyn Observer,
-) -> Result<Segmentation, PipelineError> {
-    Ok(predictor.segment(vec![data], geometry.spacing, request, &|progress| observer.tile(progress))?)
-}
-
-/// Geometry of a region of a scan, but for the origin: the lesion stage only asks for the spacing.
-fn geometry_of(region: &BoundingBox, scan: &Geometry) -> Geometry {
-    Geometry { shape: region.shape(), ..*scan }
-}
-
-fn slice_of(
-    region: &BoundingBox,
-) -> ndarray::SliceInfo<[ndarray::SliceInfoElem; 3], ndarray::Ix3, ndarray::Ix3> {
-    let [z, y, x] = std::array::from_fn(|a| region.start[a]..region.stop[a]);
-    s![z, y, x]
-}
-
-/// The recipe's usual place in a folder of weights.
-pub fn recipe_in(weights: &Path) -> PathBuf {
-    weights.join("panorama").join("pipeline.json")
 }

@@ -1,8 +1,12 @@
 //! `pipeline.json`: which models a system runs, and every number of its pre- and post-processing.
 
+mod panther;
+
 use super::PipelineError;
 use crate::detection::CandidateOptions;
+use crate::nnunet::dataset::OutputKind;
 use crate::nnunet::model_folder::{Fold, ModelFolder};
+pub use panther::{Average, MemberRun, PantherRecipe};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +17,8 @@ use std::path::{Path, PathBuf};
 pub enum Recipe {
     /// The PANORAMA baseline's cascade.
     Panorama(PanoramaRecipe),
+    /// Tumour segmentation in MRI, of one PANTHER task.
+    Panther(PantherRecipe),
 }
 
 /// Numbers of the PANORAMA cascade.
@@ -60,6 +66,9 @@ pub struct PancreasStage {
     pub spacing_mm_xyz: [f64; 3],
     /// Value of low-resolution voxels outside the scan.
     pub outside_value: f32,
+    /// Labels that are the pancreas (optional); without it, all but the background.
+    #[serde(default)]
+    pub labels: Option<Vec<u16>>,
 }
 
 /// The region of interest.
@@ -76,7 +85,7 @@ pub struct Roi {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IfNoPancreas {
-    /// Write an all-zero detection map and likelihood 0.
+    /// Answer that there is nothing: an all-zero detection map and likelihood 0, or an empty segmentation.
     ZeroMap,
     /// Search the whole image for lesions.
     WholeImage,
@@ -111,31 +120,20 @@ impl Recipe {
         let error = |what: String| PipelineError::Recipe { path: path.to_owned(), what };
         let text = std::fs::read_to_string(path).map_err(|e| error(e.to_string()))?;
         let recipe: Self = serde_json::from_str(&text).map_err(|e| error(e.to_string()))?;
-        let Self::Panorama(panorama) = &recipe;
-        panorama.check().map_err(error)?;
+        match &recipe {
+            Self::Panorama(panorama) => panorama.check(),
+            Self::Panther(panther) => panther.check(),
+        }
+        .map_err(error)?;
         Ok(recipe)
     }
 }
 
 impl PanoramaRecipe {
     fn check(&self) -> Result<(), String> {
-        self.pancreas.model.check("pancreas.model")?;
+        self.pancreas.check()?;
         self.lesion.model.check("lesion.model")?;
-        let positive = |v: &f64| v.is_finite() && *v > 0.0;
-        let spacing = self.pancreas.spacing_mm_xyz;
-        if !spacing.iter().all(positive) {
-            return Err(format!("pancreas.spacing_mm_xyz is {spacing:?}, needs three positive numbers"));
-        }
-        if !self.pancreas.outside_value.is_finite() {
-            return Err(format!(
-                "pancreas.outside_value is {}, needs a finite number",
-                self.pancreas.outside_value
-            ));
-        }
-        let margin = self.roi.margin_mm_xyz;
-        if !margin.iter().all(|v| v.is_finite() && *v >= 0.0) {
-            return Err(format!("roi.margin_mm_xyz is {margin:?}, needs three numbers of at least 0"));
-        }
+        self.roi.check()?;
         match &self.mask {
             Some(mask) if mask.dilation_voxels % 2 == 0 => {
                 Err(format!("mask.dilation_voxels is {}, needs an odd number", mask.dilation_voxels))
@@ -146,8 +144,59 @@ impl PanoramaRecipe {
     }
 }
 
+impl PancreasStage {
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.model.check("pancreas.model")?;
+        let spacing = self.spacing_mm_xyz;
+        if !spacing.iter().all(|v| v.is_finite() && *v > 0.0) {
+            return Err(format!("pancreas.spacing_mm_xyz is {spacing:?}, needs three positive numbers"));
+        }
+        if !self.outside_value.is_finite() {
+            return Err(format!("pancreas.outside_value is {}, needs a finite number", self.outside_value));
+        }
+        match &self.labels {
+            Some(labels) if labels.is_empty() => Err("pancreas.labels is empty, needs a label".to_owned()),
+            Some(labels) if labels.contains(&0) => {
+                Err("pancreas.labels has 0, which is the background".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a model has the labels, and reads one channel.
+    pub(super) fn check_model(&self, model: &ModelFolder) -> Result<(), String> {
+        check_channels("pancreas.model", model)?;
+        let OutputKind::Labels { classes } = model.dataset.output else { return Ok(()) };
+        match self.labels.iter().flatten().find(|&&label| usize::from(label) >= classes) {
+            Some(label) => {
+                Err(format!("pancreas.labels has {label}, pancreas.model has labels 0 to {}", classes - 1))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Roi {
+    pub(super) fn check(&self) -> Result<(), String> {
+        let margin = self.margin_mm_xyz;
+        if margin.iter().all(|v| v.is_finite() && *v >= 0.0) {
+            Ok(())
+        } else {
+            Err(format!("roi.margin_mm_xyz is {margin:?}, needs three numbers of at least 0"))
+        }
+    }
+}
+
+/// Whether a model reads one image.
+pub(super) fn check_channels(at: &str, model: &ModelFolder) -> Result<(), String> {
+    match model.dataset.input_channels() {
+        1 => Ok(()),
+        channels => Err(format!("{at} reads {channels} channels, the cascade gives it 1")),
+    }
+}
+
 impl ModelRun {
-    fn check(&self, at: &str) -> Result<(), String> {
+    pub(super) fn check(&self, at: &str) -> Result<(), String> {
         if !(0.01..=1.0).contains(&self.step) {
             return Err(format!("{at}.step is {}, needs a number from 0.01 to 1", self.step));
         }

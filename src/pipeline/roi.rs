@@ -1,8 +1,9 @@
-//! From a low-resolution pancreas mask to a box of the full-resolution scan.
+//! From a low-resolution pancreas mask to a box of the full-resolution scan, and cutting it out.
 
-use crate::imaging::Geometry;
+use crate::imaging::{Geometry, Volume};
 use crate::nnunet::preprocessing::BoundingBox;
-use ndarray::Array3;
+use ndarray::{Array3, s};
+use std::sync::Arc;
 
 /// Corners (inclusive, x y z) of the bounding box of the voxels other than 0; `None` if there are none.
 pub fn corners(mask: &Array3<u16>) -> Option<[[usize; 3]; 2]> {
@@ -46,6 +47,22 @@ pub fn region_of_interest(
 pub(super) fn nearest_voxel(full: &Geometry, low: &Geometry, index: [f64; 3]) -> [i64; 3] {
     let point = low.index_to_physical(index);
     full.physical_to_index(point).unwrap_or_default().map(|v| (v + 0.5).floor() as i64)
+}
+
+/// The voxels of a region.
+pub(super) fn slice_of(
+    region: &BoundingBox,
+) -> ndarray::SliceInfo<[ndarray::SliceInfoElem; 3], ndarray::Ix3, ndarray::Ix3> {
+    let [z, y, x] = std::array::from_fn(|a| region.start[a]..region.stop[a]);
+    s![z, y, x]
+}
+
+/// A region's voxels; the scan is let go, or is the region itself, if nobody else holds it.
+pub(super) fn cut_out(region: &BoundingBox, scan: Arc<Volume<f32>>) -> Array3<f32> {
+    match Arc::try_unwrap(scan) {
+        Ok(scan) => region.cut(scan.data),
+        Err(scan) => region.copy(&scan.data),
+    }
 }
 
 #[cfg(test)]

@@ -12,9 +12,9 @@ use crate::imaging::components::{Components, Connectivity};
 use crate::imaging::geometry::{Geometry, Matrix3};
 use crate::imaging::volume::Volume;
 use canvas::{TEXT_HEIGHT, text_width};
-use ndarray::{Array2, ArrayRef2, ArrayRef3, ArrayView3, Axis};
+use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, ArrayView3, Axis};
 
-/// Which Hounsfield units are shown: `centre - width / 2` is black, `centre + width / 2` white.
+/// Which intensities (Hounsfield units in CT) are shown: `centre - width / 2` is black, `centre + width / 2` white.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Window {
     /// Mid-grey, HU.
@@ -29,6 +29,22 @@ impl Default for Window {
         Self { centre: 60.0, width: 400.0 }
     }
 }
+
+impl Window {
+    /// A window for intensities without a unit: all but the lowest and highest hundredth of them.
+    pub fn of_most(values: &Array3<f32>) -> Self {
+        let mut sorted: Vec<f32> =
+            values.iter().copied().step_by(values.len().div_ceil(SAMPLES).max(1)).collect();
+        sorted.sort_unstable_by(f32::total_cmp);
+        let at =
+            |part: usize| sorted.get(part * sorted.len().saturating_sub(1) / 100).copied().unwrap_or(0.0);
+        let (low, high) = (at(1), at(99));
+        Self { centre: (low + high) / 2.0, width: (high - low).max(f32::MIN_POSITIVE) }
+    }
+}
+
+/// Voxels that a window is chosen by, at most.
+const SAMPLES: usize = 1 << 20;
 
 /// Why a figure cannot be drawn.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

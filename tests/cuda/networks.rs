@@ -80,7 +80,14 @@ fn allowed(gpu: Cuda) -> Allowed {
 }
 
 pub fn options(gpu: Option<Cuda>, accumulate: Accumulate) -> PredictOptions {
-    PredictOptions { step: 0.5, mirroring: true, accumulate, arithmetic: Arithmetic::detect(), gpu }
+    PredictOptions {
+        step: 0.5,
+        mirroring: true,
+        folds: None,
+        accumulate,
+        arithmetic: Arithmetic::detect(),
+        gpu,
+    }
 }
 
 /// Largest difference, and the largest magnitude of what is expected.

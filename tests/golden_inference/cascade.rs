@@ -7,8 +7,7 @@ use pdac_cascade::imaging::components::{Components, Connectivity};
 use pdac_cascade::imaging::file::read_image;
 use pdac_cascade::imaging::resampling::itk_resample_to_spacing;
 use pdac_cascade::nnunet::preprocessing::BoundingBox;
-use pdac_cascade::pipeline::panorama::{ExecutionOptions, recipe_in};
-use pdac_cascade::pipeline::{Panorama, Unobserved};
+use pdac_cascade::pipeline::{ExecutionOptions, Panorama, System, Unobserved};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -60,7 +59,8 @@ fn check_detection(golden: &Golden, cascade: &Panorama, ct: &Volume<f32>) {
 
 #[test]
 fn every_stage_of_the_cascade_agrees_with_the_baseline() {
-    let cascade = Panorama::open(&recipe_in(&Path::new(ROOT).join("weights"))).unwrap();
+    let recipe = Path::new(ROOT).join("weights/panorama/pipeline.json");
+    let System::Panorama(cascade) = System::open(&recipe).unwrap() else { panic!("another system") };
     let mut stopped = 0;
     for folder in cases("cascade", 10) {
         let golden = Golden::open(&folder);

@@ -155,7 +155,7 @@ pub fn logit_differences(golden: &Golden, key: &str, logits: &Logits) -> Vec<f32
 pub fn near_ties(model: &ModelFolder, scan: &Preprocessed, logits: &Logits, tolerance: f32) -> Array3<bool> {
     let kind = &model.dataset.output;
     let mut ties = Array3::from_elem(scan.full_shape, false);
-    for_each_slab(model, scan, logits, |range, slab| {
+    for_each_slab(model, scan.grid(), logits, |range, slab| {
         for (z, slice) in range.zip(slab.outer_iter()) {
             for ((y, x), tie) in slice
                 .map_axis(ndarray::Axis(2), |voxel| is_tie(kind, voxel.as_slice().unwrap(), tolerance))

@@ -16,7 +16,14 @@ const LOGITS: f32 = 1e-3;
 const PROBABILITIES: f32 = 1e-3;
 
 fn options(accumulate: Accumulate) -> PredictOptions {
-    PredictOptions { step: 0.5, mirroring: true, accumulate, arithmetic: Arithmetic::detect(), gpu: None }
+    PredictOptions {
+        step: 0.5,
+        mirroring: true,
+        folds: None,
+        accumulate,
+        arithmetic: Arithmetic::detect(),
+        gpu: None,
+    }
 }
 
 fn check_preprocessed(golden: &Golden, scan: &Preprocessed) {
@@ -60,7 +67,7 @@ fn check_segmentation(
         .map(|head| {
             let request =
                 SegmentationRequest { decision: Decision::Probabilities, probability_of: Some(head) };
-            segment(model, scan, logits, request)
+            segment(model, scan.grid(), logits, request)
         })
         .collect();
     let voxels = heads[0].labels.len();

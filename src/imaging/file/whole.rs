@@ -73,9 +73,9 @@ impl Drop for Unpublished {
 ///
 /// # Errors
 /// The file that could not be named, and why.
-pub fn publish<const N: usize>(mut files: [Unpublished; N]) -> Result<(), (PathBuf, io::Error)> {
+pub fn publish(mut files: Vec<Unpublished>) -> Result<(), (PathBuf, io::Error)> {
     let mut unfinished = unfinished();
-    for number in 0..N {
+    for number in 0..files.len() {
         let Some(temporary) = files[number].temporary.take() else { continue };
         unfinished.retain(|path| **path != *temporary);
         if let Err(error) = temporary.persist(&files[number].path) {
@@ -94,7 +94,7 @@ pub fn publish<const N: usize>(mut files: [Unpublished; N]) -> Result<(), (PathB
 /// # Errors
 /// What `write` or the file system says.
 pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    publish([Unpublished::write(path, write)?]).map_err(|(_, error)| error)
+    publish(vec![Unpublished::write(path, write)?]).map_err(|(_, error)| error)
 }
 
 /// Removes all temporary files of this process and lets no other begin: to be called just before the process ends in
@@ -138,7 +138,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [a, b] = ["a", "b"].map(|name| text(&folder.path().join(name)));
         assert!(names(folder.path()).iter().all(|name| name.starts_with(PREFIX)));
-        publish([a, b]).unwrap();
+        publish(vec![a, b]).unwrap();
         assert_eq!(names(folder.path()), ["a", "b"]);
         assert!(!unfinished().iter().any(|path| path.starts_with(folder.path())));
     }
@@ -148,7 +148,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("b")).unwrap();
         let [a, b] = ["a", "b"].map(|name| text(&folder.path().join(name)));
-        let (path, _) = publish([a, b]).unwrap_err();
+        let (path, _) = publish(vec![a, b]).unwrap_err();
         assert_eq!(path, folder.path().join("b"));
         assert_eq!(names(folder.path()), ["b"]);
     }

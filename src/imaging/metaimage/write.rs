@@ -25,7 +25,7 @@ pub fn write<T: Element>(
     compression: Compression,
 ) -> Result<(), ImageError> {
     let file = write_unpublished(path, voxels, geometry, compression)?;
-    publish([file]).map_err(|(path, error)| ImageError::io(&path, error))
+    publish(vec![file]).map_err(|(path, error)| ImageError::io(&path, error))
 }
 
 /// As [`write`], but not yet under its name.

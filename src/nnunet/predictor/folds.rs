@@ -19,7 +19,7 @@ pub struct Folds<'m> {
     model: &'m ModelFolder,
     backend: Backend,
     /// The first fold, loaded ahead by whichever thread had the time; taken once.
-    ahead: Mutex<Option<Loaded>>,
+    ahead: Mutex<Option<Result<Arc<Weights>, PredictError>>>,
     /// Weights that stay, by number.
     kept: Mutex<Vec<Option<Arc<Weights>>>>,
 }
@@ -43,8 +43,13 @@ impl<'m> Folds<'m> {
         }
         let mut ahead = lock(&self.ahead);
         if !matches!(*ahead, Some(Ok(_))) {
-            *ahead = Some(self.read(0));
+            *ahead = Some(self.read(0).map(Arc::new));
         }
+    }
+
+    /// Takes the first fold's weights back from whoever tried them, for who computes with them.
+    pub(super) fn give_back(&self, weights: Arc<Weights>) {
+        *lock(&self.ahead) = Some(Ok(weights));
     }
 
     /// Loads and packs every fold once, and keeps as many as leave `reserve` bytes of memory available where the weights
@@ -88,7 +93,7 @@ impl<'m> Folds<'m> {
         }
         let ahead = if number == 0 { lock(&self.ahead).take() } else { None };
         let ahead = ahead.filter(|ahead| !is_out_of_gpu_memory(ahead));
-        ahead.unwrap_or_else(|| self.read(number)).map(Arc::new)
+        ahead.unwrap_or_else(|| self.read(number).map(Arc::new))
     }
 
     fn read(&self, number: usize) -> Loaded {
@@ -97,7 +102,7 @@ impl<'m> Folds<'m> {
 }
 
 /// Whether weights could not be loaded ahead beside what was on the GPU then.
-fn is_out_of_gpu_memory(loaded: &Loaded) -> bool {
+fn is_out_of_gpu_memory<T>(loaded: &Result<T, PredictError>) -> bool {
     matches!(loaded, Err(PredictError::Gpu(error)) if error.is_out_of_memory())
 }
 
@@ -114,6 +119,8 @@ fn read_fold(model: &ModelFolder, plan: &Plan, fold: Fold, backend: Backend) -> 
 /// The folds of a model one after the other, each loaded while the one before it computes.
 pub(super) struct FoldQueue<'s, 'm> {
     pub folds: &'s Folds<'m>,
+    /// How many of them, the first ones, are used.
+    pub count: usize,
     /// Loaded while the last fold computes.
     pub after: Option<&'s Folds<'m>>,
 }
@@ -132,14 +139,14 @@ impl<'s, 'm: 's> FoldQueue<'s, 'm> {
     where
         's: 'scope,
     {
-        let &Self { folds, after } = self;
+        let &Self { folds, count, after } = self;
         let weights = match loading.take() {
             Some(loading) => loading.join().unwrap_or_else(|panic| resume_unwind(panic))?,
             None => folds.weights(number)?,
         };
         // Where no thread can be started the weights are loaded when they are needed.
         let thread = Builder::new();
-        if number + 1 < folds.model.folds.len() {
+        if number + 1 < count {
             *loading = thread.spawn_scoped(scope, move || folds.weights(number + 1)).ok();
         } else if let Some(after) = after {
             let _started = thread.spawn_scoped(scope, || after.load_ahead());

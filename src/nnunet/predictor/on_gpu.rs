@@ -10,7 +10,7 @@ mod tiles;
 use super::folds::Folds;
 use super::{AllLogits, Cropped, LogitReader, PredictError, Predictor, Preprocessed, TileObserver};
 use crate::imaging::memory::bytes;
-use crate::network::{GpuRunner, sample_needs};
+use crate::network::{GpuRunner, Weights, sample_needs};
 use crate::nnunet::export::{Export, Segmentation, SegmentationRequest};
 use crate::nnunet::preprocessing::intensity_map;
 use crate::nnunet::resampling::GridChange;
@@ -19,6 +19,7 @@ use crate::ops::cuda::{Copies, DeviceImage, DeviceLogits, IntensityTransform, Ti
 use crate::ops::{Cuda, CudaError};
 use ndarray::Array4;
 use receiver::{Receiver, weights_of};
+use std::time::Duration;
 use tiles::Tiles;
 
 /// Voxels of a batch beyond which a GPU is busy: more copies at once would take memory and no less time.
@@ -45,15 +46,15 @@ pub(super) fn segment(
     Ok(export.finish())
 }
 
-/// Mean logits of a preprocessed scan.
+/// Mean logits of a scan.
 pub(super) fn logits(
     predictor: &Predictor<'_>,
     gpu: Cuda,
-    scan: &Preprocessed,
+    scan: Scan<'_>,
     new: impl Fn() -> AllLogits,
     observer: TileObserver<'_>,
 ) -> Result<AllLogits, PredictError> {
-    OnGpu { predictor, gpu, scan: Scan::Preprocessed(scan) }.run(new, observer)
+    OnGpu { predictor, gpu, scan }.run(new, observer)
 }
 
 /// The network's raw output on one tile.
@@ -100,9 +101,31 @@ fn run_once(
     Ok(values)
 }
 
+/// What one run of the network takes, of as many as a scan with many tiles would have at once, after a first that chooses
+/// algorithms.
+pub(super) fn time_run(
+    predictor: &Predictor<'_>,
+    gpu: Cuda,
+    fold: &Weights,
+    clock: &dyn Fn() -> Duration,
+) -> Result<Duration, PredictError> {
+    let plan = &predictor.plan;
+    let samples = first_batch(predictor, gpu, plan.operand(plan.input()).shape.voxels(), usize::MAX)?;
+    let mut runner = GpuRunner::new(plan.clone(), gpu, samples)?;
+    let mut time = Duration::ZERO;
+    for _ in 0..2 {
+        let began = clock();
+        runner.run(fold)?;
+        gpu.synchronise()?;
+        time = clock().saturating_sub(began);
+    }
+    gpu.remember_algorithms();
+    Ok(time / u32::try_from(samples).unwrap_or(u32::MAX))
+}
+
 /// The scan, preprocessed or not yet.
 #[derive(Clone, Copy)]
-enum Scan<'a> {
+pub(super) enum Scan<'a> {
     Cropped(&'a Cropped),
     Preprocessed(&'a Preprocessed),
 }

@@ -52,7 +52,7 @@ impl Preprocessed {
     }
 
     /// Where the network's image lies in the scan.
-    pub(in crate::nnunet) fn grid(&self) -> ScanGrid {
+    pub fn grid(&self) -> ScanGrid {
         ScanGrid { full_shape: self.full_shape, crop: self.crop, spacing: self.spacing }
     }
 
@@ -81,13 +81,12 @@ impl Preprocessed {
 
 /// Where the part of a scan that the network sees lies, all in the network's axis order.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::nnunet) struct ScanGrid {
-    /// Shape before cropping.
-    pub full_shape: [usize; 3],
+pub struct ScanGrid {
+    pub(in crate::nnunet) full_shape: [usize; 3],
     /// Non-zero box.
-    pub crop: BoundingBox,
+    pub(in crate::nnunet) crop: BoundingBox,
     /// In mm.
-    pub spacing: [f64; 3],
+    pub(in crate::nnunet) spacing: [f64; 3],
 }
 
 /// A scan cropped to its non-zero voxels, not yet normalised.

@@ -87,7 +87,7 @@ impl Tiles<'_, '_> {
     /// All folds over all tiles, with the sums on the GPU.
     pub fn with_sums_on_gpu(mut self, observer: TileObserver<'_>) -> Result<DeviceLogits, PredictError> {
         let OnGpu { predictor, gpu, .. } = *self.on;
-        let (folds, heads) = (predictor.model.folds.len(), predictor.heads());
+        let (folds, heads) = (predictor.folds(), predictor.heads());
         let dims = self.tiling.image;
         let sums = DeviceSums::new(gpu, dims, heads, folds, predictor.half())?;
         for &start in &self.tiling.starts {
@@ -125,7 +125,7 @@ impl Tiles<'_, '_> {
     ) -> Result<(), PredictError> {
         let OnGpu { predictor, gpu, .. } = *self.on;
         let patch = predictor.model.configuration.patch_size;
-        let (folds, heads) = (predictor.model.folds.len(), predictor.heads());
+        let (folds, heads) = (predictor.folds(), predictor.heads());
         let bands = bands(&self.tiling, patch[0], folds);
         let [depth, height, width] = self.tiling.image;
         let kept = [Sums::planes(&bands, receiver), height, width];
@@ -177,7 +177,7 @@ impl Tiles<'_, '_> {
         ) -> Result<(), PredictError>,
     ) -> Result<(), PredictError> {
         let OnGpu { predictor, gpu, .. } = *self.on;
-        let folds = predictor.model.folds.len();
+        let folds = predictor.folds();
         let total = folds * self.tiling.starts.len();
         let mut done = 0;
         let mut progress = |tiles: usize| {

@@ -1,0 +1,132 @@
+//! Any of the published systems, as its recipe chooses it.
+
+use super::execution::{ExecutionOptions, KeptFolds};
+use super::panorama::{Detection, Panorama, PanoramaRun};
+use super::panther::{Panther, PantherRun, TumourSegmentation};
+use super::{BudgetReport, Observer, PipelineError, Recipe};
+use crate::imaging::Volume;
+use crate::nnunet::model_folder::ModelFolder;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A system with its models checked.
+#[derive(Debug, Clone)]
+pub enum System {
+    /// Detection in CT.
+    Panorama(Box<Panorama>),
+    /// Segmentation in MRI.
+    Panther(Box<Panther>),
+}
+
+/// What a system says about a scan.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// Lesion candidates and likelihood.
+    Detection(Detection),
+    /// The tumour's voxels.
+    Segmentation(TumourSegmentation),
+}
+
+impl Answer {
+    /// What a time budget changed, if there is one.
+    pub fn budget(&self) -> Option<&BudgetReport> {
+        match self {
+            Self::Detection(detection) => detection.budget.as_ref(),
+            Self::Segmentation(segmentation) => segmentation.budget.as_ref(),
+        }
+    }
+}
+
+impl System {
+    /// Reads a recipe and checks the models that it names, without reading their weights.
+    ///
+    /// # Errors
+    /// If the recipe or a model folder is not usable, or they contradict each other.
+    pub fn open(recipe_file: &Path) -> Result<Self, PipelineError> {
+        Ok(match Recipe::read(recipe_file)? {
+            Recipe::Panorama(recipe) => Self::Panorama(Box::new(Panorama::open(recipe, recipe_file)?)),
+            Recipe::Panther(recipe) => Self::Panther(Box::new(Panther::open(recipe, recipe_file)?)),
+        })
+    }
+
+    /// What the recipe calls the system.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Panorama(_) => "panorama",
+            Self::Panther(_) => "panther",
+        }
+    }
+
+    /// The recipe's remark on its weights.
+    pub fn note(&self) -> Option<&str> {
+        match self {
+            Self::Panorama(system) => system.note(),
+            Self::Panther(system) => system.note(),
+        }
+    }
+
+    /// The model folders with what they are for.
+    pub fn models(&self) -> Vec<(String, &ModelFolder)> {
+        match self {
+            Self::Panorama(system) => system.models().map(|(stage, m)| (stage.to_owned(), m)).into(),
+            Self::Panther(system) => system.models(),
+        }
+    }
+
+    /// A run of the system, whose first weights can be loaded before there is a scan.
+    pub fn begin(&self, options: ExecutionOptions) -> SystemRun<'_> {
+        match self {
+            Self::Panorama(system) => SystemRun::Panorama(system.begin(options)),
+            Self::Panther(system) => SystemRun::Panther(system.begin(options)),
+        }
+    }
+}
+
+/// Runs of a system.
+pub enum SystemRun<'c> {
+    /// See [`PanoramaRun`].
+    Panorama(PanoramaRun<'c>),
+    /// See [`PantherRun`].
+    Panther(PantherRun<'c>),
+}
+
+impl SystemRun<'_> {
+    /// Loads the weights that are needed first; an error is kept for [`SystemRun::run`].
+    pub fn load_first_weights(&self) {
+        match self {
+            Self::Panorama(run) => run.load_first_weights(),
+            Self::Panther(run) => run.load_first_weights(),
+        }
+    }
+
+    /// Gets ready for many scans: reads the weights of all folds and keeps as many of them as leave half of the memory that
+    /// is available now, then runs each network once.
+    ///
+    /// # Errors
+    /// If weights cannot be loaded, or a network cannot run.
+    pub fn get_ready(&self) -> Result<KeptFolds, PipelineError> {
+        match self {
+            Self::Panorama(run) => run.get_ready(),
+            Self::Panther(run) => run.get_ready(),
+        }
+    }
+
+    /// Lets go the weights that [`SystemRun::get_ready`] kept: whether there were any.
+    pub fn release_weights(&self) -> bool {
+        match self {
+            Self::Panorama(run) => run.release_weights(),
+            Self::Panther(run) => run.release_weights(),
+        }
+    }
+
+    /// Runs the whole system on a scan.
+    ///
+    /// # Errors
+    /// If the scan cannot be what it should be, a network cannot run or the observer stops it.
+    pub fn run(&self, scan: Arc<Volume<f32>>, observer: &dyn Observer) -> Result<Answer, PipelineError> {
+        Ok(match self {
+            Self::Panorama(run) => Answer::Detection(run.run(scan, observer)?),
+            Self::Panther(run) => Answer::Segmentation(run.run(scan, observer)?),
+        })
+    }
+}
