@@ -220,7 +220,12 @@ fn a_missing_or_ambiguous_image_is_named() {
     fs::write(two.images().join("other.nii.gz"), b"").unwrap();
     two.refuses(&[], 3, &["holds 2 images (other.nii.gz, scan.mha), expected one"]);
     fs::remove_dir_all(two.images()).unwrap();
-    two.refuses(&[], 3, &["images/venous-ct: no such folder; PANORAMA expects one image there"]);
+    two.refuses(
+        &[],
+        3,
+        &["holds no task's image, expected one in images/venous-ct or images/abdominal-t1-mri or "],
+    );
+    two.refuses(&["--task", "panther-t2"], 3, &["images/abdominal-t2-mri: no such folder; PANTHER task 2 (T2-weighted MRI) expects one image there"]);
 }
 
 #[test]
@@ -305,7 +310,7 @@ fn the_picture_replaces_nothing_but_pictures() {
 fn the_platforms_list_says_where_the_inputs_are() {
     let desk = Desk::with_scan(&dull_scan([4, 20, 22], [9.0, 4.5, 4.5]));
     fs::rename(desk.images(), desk.input().join("images/elsewhere")).unwrap();
-    desk.refuses(&[], 3, &["images/venous-ct: no such folder; PANORAMA expects one image there"]);
+    desk.refuses(&[], 3, &["holds no task's image, expected one in images/venous-ct or "]);
     let list = |slug: &str, path: &str| {
         let entry =
             |slug: &str, path: &str| serde_json::json!({"socket": {"slug": slug, "relative_path": path}});
@@ -313,7 +318,7 @@ fn the_platforms_list_says_where_the_inputs_are() {
         fs::write(desk.input().join("inputs.json"), serde_json::json!(list).to_string()).unwrap();
     };
     list("arterial-phase-ct-scan", "images/elsewhere");
-    desk.refuses(&[], 3, &["no such folder", "inputs.json names: report, arterial-phase-ct-scan"]);
+    desk.refuses(&[], 3, &["holds no task's image", "; inputs.json names: report, arterial-phase-ct-scan"]);
     list("venous-phase-ct-scan", "../elsewhere");
     desk.refuses(&[], 3, &["inputs.json: relative_path of venous-phase-ct-scan is \"../elsewhere\""]);
     list("venous-phase-ct-scan", "images/elsewhere");

@@ -2,7 +2,7 @@
 
 use super::clinical::ClinicalInformation;
 use super::interface::{INTERFACES, Interface};
-use super::sockets::{Located, SocketError, locate, tasks_of};
+use super::sockets::{Located, SocketError, listed_slugs, locate, tasks_of};
 use super::{list, name_of};
 use crate::imaging::file::read_image_within;
 use crate::imaging::{Geometry, ImageError, MemoryGauge, Volume};
@@ -17,12 +17,14 @@ pub(super) const ENDINGS: [&str; 5] = [".mha", ".mhd", ".nii", ".nii.gz", ".hdr"
 #[derive(Debug, thiserror::Error)]
 pub enum CaseError {
     /// The input folder names no task's image.
-    #[error("{input}: holds no task's image, expected one of {expected}", input = input.display())]
+    #[error("{input}: holds no task's image, expected one in {expected}{listed}", input = input.display())]
     NoTask {
         /// Input folder.
         input: PathBuf,
         /// Folders looked for.
         expected: String,
+        /// What the platform's list has instead.
+        listed: String,
     },
     /// The input folder names several tasks' images.
     #[error("{input}: holds the images of {found}; name one of these tasks with --task", input = input.display())]
@@ -114,6 +116,11 @@ pub struct Case {
     pub clinical: Option<ClinicalInformation>,
 }
 
+/// What the platform's list names, in words; nothing without a list.
+fn said_of(slugs: Option<Vec<String>>) -> String {
+    slugs.map_or_else(String::new, |slugs| format!("; inputs.json names: {}", list(&slugs)))
+}
+
 /// The task whose image the input folder holds.
 ///
 /// # Errors
@@ -123,8 +130,8 @@ pub fn task_of(input: &Path) -> Result<Interface, CaseError> {
     match tasks_of(input, &INTERFACES).as_slice() {
         [one] => Ok(*one),
         [] => {
-            let expected = INTERFACES.map(|i| i.image.path).join(", ");
-            Err(CaseError::NoTask { input: input_path(), expected })
+            let expected = INTERFACES.map(|i| i.image.path).join(" or ");
+            Err(CaseError::NoTask { input: input_path(), expected, listed: said_of(listed_slugs(input)) })
         }
         several => {
             let found: Vec<&str> = several.iter().map(|i| i.name).collect();
@@ -190,8 +197,7 @@ fn find_image(located: &Located, interface: &Interface) -> Result<(PathBuf, Stri
     }
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => {
-            let listed = located.listed.as_ref().map(|slugs| format!("; inputs.json names: {}", list(slugs)));
-            let listed = listed.unwrap_or_default();
+            let listed = said_of(located.listed.clone());
             CaseError::NoFolder { folder: folder.clone(), task: interface.task, listed }
         }
         _ => CaseError::Unreadable { folder: folder.clone(), source },
@@ -285,7 +291,7 @@ mod tests {
         let message = || task_of(input.path()).unwrap_err().to_string();
         assert!(
             message().ends_with(
-                "holds no task's image, expected one of images/venous-ct, images/abdominal-t1-mri, images/abdominal-t2-mri"
+                "holds no task's image, expected one in images/venous-ct or images/abdominal-t1-mri or images/abdominal-t2-mri"
             ),
             "{}",
             message()

@@ -5,6 +5,7 @@ use super::{list, name_of, small_file};
 use serde_json::Value;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+use tracing::subscriber::{NoSubscriber, with_default};
 
 /// The platform's list of what it has put into the input folder.
 const INPUTS: &str = "inputs.json";
@@ -92,11 +93,21 @@ fn sockets(interface: &Interface) -> impl Iterator<Item = Socket> {
 /// The tasks of `all` whose image the input folder names: in the platform's list if that names one, otherwise by a folder that
 /// lies there.
 pub(super) fn tasks_of(input: &Path, all: &[Interface]) -> Vec<Interface> {
-    let entries = read(&input.join(INPUTS)).unwrap_or_default();
+    let entries = read_quietly(input).unwrap_or_default();
     let listed = |i: &&Interface| !entries_of(&entries, i.image).is_empty();
     let lies_there = |i: &&Interface| input.join(i.image.path).exists();
     let named: Vec<Interface> = all.iter().filter(listed).copied().collect();
     if named.is_empty() { all.iter().filter(lies_there).copied().collect() } else { named }
+}
+
+/// Slugs that the platform's list has; `None` without a list.
+pub(super) fn listed_slugs(input: &Path) -> Option<Vec<String>> {
+    Some(read_quietly(input)?.into_iter().map(|entry| entry.slug).collect())
+}
+
+/// The list's entries without the warnings, which come when the inputs are located.
+fn read_quietly(input: &Path) -> Option<Vec<Entry>> {
+    with_default(NoSubscriber::default(), || read(&input.join(INPUTS)))
 }
 
 /// The list's entries; `None`, with a warning, if there is something that is no list. Entries that are none are passed over,
