@@ -163,7 +163,7 @@ fn a_network_of_real_width_gives_the_same_logits() {
             };
             (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
         });
-        let weights = Weights::pack(&plan, tensors.collect(), network.norm_eps, arithmetic).unwrap();
+        let weights = Weights::pack(&plan, tensors.collect(), network.unet().norm_eps, arithmetic).unwrap();
         let runner = Runner::new(plan).unwrap();
         let tile = runner.plan().operand(runner.plan().input()).shape;
         let patch = Tensor::from_vec(noise(99, tile.data_len()), tile.data_len(), &Device::Cpu).unwrap();

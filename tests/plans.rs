@@ -5,6 +5,7 @@
     reason = "clippy sees tests in the functions marked so, not in those they share"
 )]
 
+use pdac_cascade::network::{Architecture, PlainConvUNetConfig, ResidualBlock, ResidualEncoderUNetConfig};
 use pdac_cascade::nnunet::ModelError;
 use pdac_cascade::nnunet::dataset::{Dataset, OutputKind};
 use pdac_cascade::nnunet::plans::{Configuration, NormalizationScheme, Plans};
@@ -33,18 +34,34 @@ fn genuine(variant: &str, configuration: &str) -> Result<(Plans, Dataset, Config
     Ok((plans, dataset, configuration))
 }
 
+/// The network, which is a `PlainConvUNet`.
+fn plain(configuration: Configuration) -> PlainConvUNetConfig {
+    match configuration.network {
+        Architecture::PlainConvUNet(network) => network,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The network, which is a `ResidualEncoderUNet`.
+fn residual(configuration: Configuration) -> ResidualEncoderUNetConfig {
+    match configuration.network {
+        Architecture::ResidualEncoderUNet(network) => network,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn legacy_plans_are_completed() {
     let (plans, dataset, got) = genuine("panorama1", "3d_fullres").unwrap();
     assert_eq!(plans.transpose_forward, [0, 1, 2]);
     assert_eq!(dataset.output, OutputKind::Labels { classes: 2 });
     assert_eq!((got.spacing, got.patch_size), ([9.0, 4.5, 4.5], [24, 48, 48]));
-    let network = &got.network;
+    let network = got.network.unet();
     assert_eq!((network.input_channels, network.classes), (1, 2));
     assert_eq!(network.features, [8, 16, 32, 32]);
     assert_eq!(network.kernels, [[1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]]);
     assert_eq!(network.strides, [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]);
-    assert_eq!((&network.convs_encoder[..], &network.convs_decoder[..]), (&[2, 2, 2, 2][..], &[2, 2, 2][..]));
+    assert_eq!(network.convs_decoder, [2, 2, 2]);
     assert!(network.conv_bias && network.norm_affine);
     assert_eq!((network.norm_eps, network.negative_slope), (1e-5, 0.01));
     assert_eq!([got.data_resampling, got.probability_resampling], DEFAULT);
@@ -53,6 +70,7 @@ fn legacy_plans_are_completed() {
     assert_eq!(channel.intensity.mean, 42.803375244140625);
     assert_eq!(channel.intensity.std, 93.94111633300781);
     assert_eq!((channel.intensity.percentile_00_5, channel.intensity.percentile_99_5), (-152.0, 253.0));
+    assert_eq!(plain(got).convs_encoder, [2, 2, 2, 2]);
 }
 
 #[test]
@@ -61,10 +79,11 @@ fn architecture_plans_give_the_network() {
     assert_eq!(dataset.output.heads(), 7);
     assert_eq!(got.spacing, [3.0, 1.494, 1.494]);
     assert_eq!(got.patch_size, [16, 48, 64]);
-    assert_eq!(got.network.features, [8, 16, 32, 32]);
-    assert_eq!(got.network.strides[3], [1, 2, 2]);
-    assert_eq!(got.network.convs_decoder, [2, 2, 2]);
-    assert!(got.network.conv_bias && got.network.norm_affine);
+    let network = plain(got).unet;
+    assert_eq!(network.features, [8, 16, 32, 32]);
+    assert_eq!(network.strides[3], [1, 2, 2]);
+    assert_eq!(network.convs_decoder, [2, 2, 2]);
+    assert!(network.conv_bias && network.norm_affine);
 }
 
 #[test]
@@ -80,30 +99,128 @@ fn transposed_masked_plans_are_read() {
 fn regions_and_channels_are_read() {
     let (_, dataset, got) = genuine("regions", "3d_fullres").unwrap();
     assert_eq!(dataset.output, OutputKind::Regions { paint_order: vec![2, 1, 3] });
-    assert_eq!(got.network.classes, 3);
+    assert_eq!(got.network.unet().classes, 3);
     let (_, dataset, got) = genuine("multiphase", "3d_fullres").unwrap();
     assert_eq!(dataset.input_channels(), 3);
-    assert_eq!(got.network.input_channels, 3);
+    assert_eq!(got.network.unet().input_channels, 3);
     let means: Vec<f64> = got.normalization.iter().map(|n| n.intensity.mean).collect();
     assert_eq!(means, [38.0, 110.0, 95.0]);
 }
 
 #[test]
-fn genuine_configurations_beyond_this_version_are_refused_by_name() {
-    let refused = |variant: &str, configuration: &str| {
-        let error = genuine(variant, configuration).unwrap_err();
-        assert!(matches!(error, ModelError::Unsupported { .. }), "{error}");
-        error.to_string()
+fn residual_encoders_are_read() {
+    for variant in ["panther1", "torchres"] {
+        let (_, _, got) = genuine(variant, "3d_fullres_iso1x1x1").unwrap();
+        assert_eq!((got.spacing, got.patch_size), ([1.0; 3], [32; 3]));
+        let network = residual(got);
+        assert_eq!(network.unet.features, [8, 16, 32, 32]);
+        assert_eq!(network.unet.strides, [[1; 3], [2; 3], [2; 3], [2; 3]]);
+        assert_eq!(network.unet.convs_decoder, [1, 1, 1]);
+        assert_eq!((network.stem_channels, &network.blocks[..]), (8, &[1, 2, 2, 2][..]));
+        assert_eq!(network.block, ResidualBlock::Basic);
+        assert!(network.unet.conv_bias && network.unet.norm_affine);
+    }
+}
+
+#[test]
+fn legacy_plans_count_blocks_where_the_encoder_is_residual() {
+    let mut plans = read_json(&models().join("panorama1/plans.json"));
+    plans["configurations"]["3d_fullres"]["UNet_class_name"] = json!("ResidualEncoderUNet");
+    plans["configurations"]["3d_fullres"]["n_conv_per_stage_encoder"] = json!([1, 3, 4, 6]);
+    let dataset = Dataset::read(&models().join("panorama1/dataset.json")).unwrap();
+    let plans = Plans::from_json(Path::new("plans.json"), &plans.to_string()).unwrap();
+    let network = residual(plans.configuration("3d_fullres", &dataset).unwrap());
+    assert_eq!((network.stem_channels, &network.blocks[..]), (8, &[1, 3, 4, 6][..]));
+    assert_eq!((network.block, network.unet.convs_decoder), (ResidualBlock::Basic, vec![2, 2, 2]));
+    assert!(network.unet.conv_bias && network.unet.norm_affine);
+}
+
+/// The network of a residual model's plans with arguments replaced or added.
+fn residual_with(arguments: &[(&str, Value)]) -> Result<ResidualEncoderUNetConfig, String> {
+    let mut plans = read_json(&models().join("panther1/plans.json"));
+    let kwargs = &mut plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"];
+    for (key, value) in arguments {
+        kwargs[*key] = value.clone();
+    }
+    let dataset = Dataset::read(&models().join("panther1/dataset.json")).unwrap();
+    let plans = Plans::from_json(Path::new("plans.json"), &plans.to_string()).unwrap();
+    plans.configuration("3d_fullres", &dataset).map(residual).map_err(|error| error.to_string())
+}
+
+const BASIC: &str = "dynamic_network_architectures.building_blocks.residual.BasicBlockD";
+const BOTTLENECK: &str = "dynamic_network_architectures.building_blocks.residual.BottleneckD";
+
+#[test]
+fn blocks_and_stems_are_read() {
+    let default = residual_with(&[]).unwrap();
+    let bottleneck = |channels: Value| {
+        residual_with(&[("block", json!(BOTTLENECK)), ("bottleneck_channels", channels)]).unwrap().block
     };
-    let error = refused("panther1", "3d_fullres_iso1x1x1");
-    let class = "configurations.3d_fullres.architecture.network_class_name: \
-        \"dynamic_network_architectures.architectures.unet.ResidualEncoderUNet\" is not supported, only";
-    assert!(error.contains(class), "{error}");
-    let error = refused("panorama1", "2d");
-    assert!(
-        error.contains("configurations.2d.patch_size: [96,96] is not supported, only three-dim"),
-        "{error}"
-    );
+    assert_eq!(bottleneck(json!([2, 4, 8, 8])), ResidualBlock::Bottleneck { channels: vec![2, 4, 8, 8] });
+    assert_eq!(bottleneck(json!(4)), ResidualBlock::Bottleneck { channels: vec![4; 4] });
+    assert_eq!(residual_with(&[("stem_channels", json!(5))]).unwrap().stem_channels, 5);
+    assert_eq!(residual_with(&[("n_blocks_per_stage", json!(3))]).unwrap().blocks, [3; 4]);
+    for neutral in [
+        ("block", json!(BASIC)),
+        ("block", json!(null)),
+        ("bottleneck_channels", json!(null)),
+        ("bottleneck_channels", json!(4)),
+        ("stem_channels", json!(null)),
+        ("squeeze_excitation", json!(false)),
+        ("squeeze_excitation_reduction_ratio", json!(0.0625)),
+        ("stochastic_depth_p", json!(0.0)),
+        ("pool_type", json!("conv")),
+        ("disable_default_stem", json!(false)),
+    ] {
+        assert_eq!(residual_with(std::slice::from_ref(&neutral)).as_ref(), Ok(&default), "{neutral:?}");
+    }
+}
+
+#[test]
+fn what_residual_encoders_do_not_do_is_refused_by_name() {
+    let bottleneck = || ("block", json!(BOTTLENECK));
+    for (arguments, message) in [
+        (vec![("squeeze_excitation", json!(true))], "squeeze_excitation: true is not supported, only false"),
+        (vec![("stochastic_depth_p", json!(0.1))], "stochastic_depth_p: 0.1 is not supported, only 0"),
+        (vec![("pool_type", json!("max"))], "pool_type: \"max\" is not supported, only \"conv\""),
+        (vec![("disable_default_stem", json!(true))], "default_stem: true is not supported, only false"),
+        (
+            vec![("nonlin_first", json!(false))],
+            "false is not supported, only arguments of ResidualEncoderUNet",
+        ),
+        (vec![("n_conv_per_stage", json!(2))], "2 is not supported, only arguments of ResidualEncoderUNet"),
+        (vec![("n_blocks_per_stage", json!([1, 2]))], "n_blocks_per_stage: expected 4 entries"),
+        (
+            vec![("n_blocks_per_stage", json!(0))],
+            "n_blocks_per_stage: expected a whole number from 1 to 64, got 0",
+        ),
+        (vec![("stem_channels", json!(0))], "stem_channels: expected a whole number from 1 to 65536, got 0"),
+        (
+            vec![("block", json!("torch.nn.Identity"))],
+            "block: \"torch.nn.Identity\" is not supported, only dynamic",
+        ),
+        (vec![bottleneck()], "arch_kwargs: \"bottleneck_channels\" is missing"),
+        (
+            vec![bottleneck(), ("bottleneck_channels", json!(null))],
+            "bottleneck_channels: expected channels, as the block is BottleneckD, got null",
+        ),
+        (
+            vec![bottleneck(), ("bottleneck_channels", json!([2, 2]))],
+            "bottleneck_channels: expected 4 entries",
+        ),
+    ] {
+        let error = residual_with(&arguments).unwrap_err();
+        let place = "plans.json: configurations.3d_fullres.architecture.arch_kwargs";
+        assert!(error.starts_with(place) && error.contains(message), "{error}\nnot: {message}");
+    }
+}
+
+#[test]
+fn genuine_configurations_beyond_this_version_are_refused_by_name() {
+    let error = genuine("panorama1", "2d").unwrap_err();
+    assert!(matches!(error, ModelError::Unsupported { .. }), "{error}");
+    let message = "configurations.2d.patch_size: [96,96] is not supported, only three-dim";
+    assert!(error.to_string().contains(message), "{error}");
 }
 
 /// The tiny plans with one value replaced (`null`: removed) at a JSON pointer under the configuration, or from the root.
@@ -136,9 +253,7 @@ fn children_override_what_they_inherit() {
 #[test]
 fn torch_resampling_and_its_defaults_are_read() {
     let mut plans = read_json(&models().join("torchres/plans.json"));
-    let tiny_plans = read_json(&tiny().join("plans.json"));
     let configuration = &mut plans["configurations"]["3d_fullres"];
-    configuration["architecture"] = tiny_plans["configurations"]["3d_fullres"]["architecture"].clone();
     configuration["resampling_fn_probabilities_kwargs"] = json!({"force_separate_z": false});
     let dataset = Dataset::read(&models().join("torchres/dataset.json")).unwrap();
     let plans = Plans::from_json(Path::new("plans.json"), &plans.to_string()).unwrap();
@@ -157,8 +272,9 @@ fn torch_resampling_and_its_defaults_are_read() {
 #[test]
 fn scalars_stand_for_all_stages_and_unusual_values_are_kept() {
     let arch = "/configurations/3d_fullres/architecture/arch_kwargs";
-    let got = |key: &str, value: Value| mutated(&format!("{arch}/{key}"), value).unwrap().network;
-    assert_eq!(got("n_conv_per_stage", json!(2)).convs_encoder, [2, 2, 2]);
+    let got = |key: &str, value: Value| mutated(&format!("{arch}/{key}"), value).unwrap();
+    assert_eq!(plain(got("n_conv_per_stage", json!(2))).convs_encoder, [2, 2, 2]);
+    let got = |key: &str, value: Value| plain(got(key, value)).unet;
     assert_eq!(got("kernel_sizes", json!([1, 3, [3, 1, 5]])).kernels, [[1; 3], [3; 3], [3, 1, 5]]);
     assert_eq!(got("nonlin_kwargs", json!({"negative_slope": 0.2})).negative_slope, 0.2);
     assert_eq!(got("nonlin_kwargs", json!(null)).negative_slope, 0.01);
