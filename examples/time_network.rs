@@ -83,7 +83,7 @@ fn main() -> anyhow::Result<()> {
     }
     let (configuration, tensors) = network(&arguments)?;
     let plan = configuration.network.plan(configuration.patch_size)?;
-    let weights = Weights::pack(&plan, tensors, configuration.network.norm_eps, arithmetic)?;
+    let weights = Weights::pack(&plan, tensors, configuration.network.unet().norm_eps, arithmetic)?;
     let runner = Runner::new(plan)?;
     let patch = patch(runner.plan(), arguments.seed)?;
     let logits = Tensor::zeros(runner.plan().logits().data_len(), DType::F32, &Device::Cpu)?;
@@ -241,6 +241,8 @@ fn summary(
             let kind = match &step.kind {
                 StepKind::Conv { shape, .. } => format!("conv {:?} stride {:?}", shape.kernel, shape.stride),
                 StepKind::Upsample { stride } => format!("upsample {stride:?}"),
+                StepKind::Pool { stride } => format!("average {stride:?}"),
+                StepKind::Add { .. } => "add".to_owned(),
             };
             let channels: Vec<_> = step.sources.iter().map(|&s| plan.operand(s).shape.channels).collect();
             let output = plan.operand(step.output).shape;

@@ -56,7 +56,7 @@ fn check_tiles() {
     let [z, y, x] = model.configuration.patch_size;
     let noise = |(z, y, x): (usize, usize, usize)| ((z * 7 + y * 5 + x * 3) % 11) as f32 * 20.0;
     let ct = Array3::from_shape_fn((z, y, 2 * x), noise);
-    let smallest_row = 4 * x * model.configuration.network.features[0];
+    let smallest_row = 4 * x * model.configuration.network.unet().features[0];
     for mirroring in [false, true] {
         let arithmetic = Arithmetic::detect();
         let options = PredictOptions {

@@ -86,7 +86,7 @@ fn labels(golden: &Golden, model: &ModelFolder, arithmetic: Arithmetic, mirrorin
 #[test]
 fn trained_models_give_the_same_logits_and_in_bfloat16_the_same_labels() {
     let Some([split, bf16, vectors]) = arithmetics() else { return };
-    for folder in cases("nnunet", 9) {
+    for folder in cases("nnunet", 12) {
         let golden = Golden::open(&folder);
         let mut model = open_model(&golden);
         model.folds.truncate(1);
@@ -108,7 +108,7 @@ fn trained_models_give_the_same_logits_and_in_bfloat16_the_same_labels() {
 #[ignore = "takes long where AMX is emulated"]
 fn models_run_with_all_folds_and_mirrorings_give_the_same_labels_in_bfloat16() {
     let Some([_, bf16, vectors]) = arithmetics() else { return };
-    for folder in cases("nnunet", 9) {
+    for folder in cases("nnunet", 12) {
         let golden = Golden::open(&folder);
         let model = open_model(&golden);
         let [coarse, expected] = [bf16, vectors].map(|arithmetic| labels(&golden, &model, arithmetic, true));
@@ -169,7 +169,7 @@ fn a_network_of_real_width_gives_the_same_logits() {
             };
             (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
         });
-        let weights = Weights::pack(&plan, tensors.collect(), network.norm_eps, arithmetic).unwrap();
+        let weights = Weights::pack(&plan, tensors.collect(), network.unet().norm_eps, arithmetic).unwrap();
         let runner = Runner::new(plan).unwrap();
         let tile = runner.plan().operand(runner.plan().input()).shape;
         let patch = Tensor::from_vec(noise(99, tile.data_len()), tile.data_len(), &Device::Cpu).unwrap();

@@ -2,9 +2,11 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     reason = "clippy sees tests in the functions marked so, not in those they share"
 )]
 
+use pdac_cascade::network::{Architecture, PlainConvUNetConfig};
 use pdac_cascade::nnunet::ModelError;
 use pdac_cascade::nnunet::dataset::{Dataset, OutputKind};
 use pdac_cascade::nnunet::plans::{Configuration, NormalizationScheme, Plans};
@@ -33,18 +35,26 @@ fn genuine(variant: &str, configuration: &str) -> Result<(Plans, Dataset, Config
     Ok((plans, dataset, configuration))
 }
 
+/// The network, which is a `PlainConvUNet`.
+fn plain(configuration: Configuration) -> PlainConvUNetConfig {
+    match configuration.network {
+        Architecture::PlainConvUNet(network) => network,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn legacy_plans_are_completed() {
     let (plans, dataset, got) = genuine("panorama1", "3d_fullres").unwrap();
     assert_eq!(plans.transpose_forward, [0, 1, 2]);
     assert_eq!(dataset.output, OutputKind::Labels { classes: 2 });
     assert_eq!((got.spacing, got.patch_size), ([9.0, 4.5, 4.5], [24, 48, 48]));
-    let network = &got.network;
+    let network = got.network.unet();
     assert_eq!((network.input_channels, network.classes), (1, 2));
     assert_eq!(network.features, [8, 16, 32, 32]);
     assert_eq!(network.kernels, [[1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]]);
     assert_eq!(network.strides, [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]);
-    assert_eq!((&network.convs_encoder[..], &network.convs_decoder[..]), (&[2, 2, 2, 2][..], &[2, 2, 2][..]));
+    assert_eq!(network.convs_decoder, [2, 2, 2]);
     assert!(network.conv_bias && network.norm_affine);
     assert_eq!((network.norm_eps, network.negative_slope), (1e-5, 0.01));
     assert_eq!([got.data_resampling, got.probability_resampling], DEFAULT);
@@ -53,6 +63,7 @@ fn legacy_plans_are_completed() {
     assert_eq!(channel.intensity.mean, 42.803375244140625);
     assert_eq!(channel.intensity.std, 93.94111633300781);
     assert_eq!((channel.intensity.percentile_00_5, channel.intensity.percentile_99_5), (-152.0, 253.0));
+    assert_eq!(plain(got).convs_encoder, [2, 2, 2, 2]);
 }
 
 #[test]
@@ -61,10 +72,11 @@ fn architecture_plans_give_the_network() {
     assert_eq!(dataset.output.heads(), 7);
     assert_eq!(got.spacing, [3.0, 1.494, 1.494]);
     assert_eq!(got.patch_size, [16, 48, 64]);
-    assert_eq!(got.network.features, [8, 16, 32, 32]);
-    assert_eq!(got.network.strides[3], [1, 2, 2]);
-    assert_eq!(got.network.convs_decoder, [2, 2, 2]);
-    assert!(got.network.conv_bias && got.network.norm_affine);
+    let network = plain(got).unet;
+    assert_eq!(network.features, [8, 16, 32, 32]);
+    assert_eq!(network.strides[3], [1, 2, 2]);
+    assert_eq!(network.convs_decoder, [2, 2, 2]);
+    assert!(network.conv_bias && network.norm_affine);
 }
 
 #[test]
@@ -80,30 +92,20 @@ fn transposed_masked_plans_are_read() {
 fn regions_and_channels_are_read() {
     let (_, dataset, got) = genuine("regions", "3d_fullres").unwrap();
     assert_eq!(dataset.output, OutputKind::Regions { paint_order: vec![2, 1, 3] });
-    assert_eq!(got.network.classes, 3);
+    assert_eq!(got.network.unet().classes, 3);
     let (_, dataset, got) = genuine("multiphase", "3d_fullres").unwrap();
     assert_eq!(dataset.input_channels(), 3);
-    assert_eq!(got.network.input_channels, 3);
+    assert_eq!(got.network.unet().input_channels, 3);
     let means: Vec<f64> = got.normalization.iter().map(|n| n.intensity.mean).collect();
     assert_eq!(means, [38.0, 110.0, 95.0]);
 }
 
 #[test]
 fn genuine_configurations_beyond_this_version_are_refused_by_name() {
-    let refused = |variant: &str, configuration: &str| {
-        let error = genuine(variant, configuration).unwrap_err();
-        assert!(matches!(error, ModelError::Unsupported { .. }), "{error}");
-        error.to_string()
-    };
-    let error = refused("panther1", "3d_fullres_iso1x1x1");
-    let class = "configurations.3d_fullres.architecture.network_class_name: \
-        \"dynamic_network_architectures.architectures.unet.ResidualEncoderUNet\" is not supported, only";
-    assert!(error.contains(class), "{error}");
-    let error = refused("panorama1", "2d");
-    assert!(
-        error.contains("configurations.2d.patch_size: [96,96] is not supported, only three-dim"),
-        "{error}"
-    );
+    let error = genuine("panorama1", "2d").unwrap_err();
+    assert!(matches!(error, ModelError::Unsupported { .. }), "{error}");
+    let message = "configurations.2d.patch_size: [96,96] is not supported, only three-dim";
+    assert!(error.to_string().contains(message), "{error}");
 }
 
 /// The tiny plans with one value replaced (`null`: removed) at a JSON pointer under the configuration, or from the root.
@@ -136,9 +138,7 @@ fn children_override_what_they_inherit() {
 #[test]
 fn torch_resampling_and_its_defaults_are_read() {
     let mut plans = read_json(&models().join("torchres/plans.json"));
-    let tiny_plans = read_json(&tiny().join("plans.json"));
     let configuration = &mut plans["configurations"]["3d_fullres"];
-    configuration["architecture"] = tiny_plans["configurations"]["3d_fullres"]["architecture"].clone();
     configuration["resampling_fn_probabilities_kwargs"] = json!({"force_separate_z": false});
     let dataset = Dataset::read(&models().join("torchres/dataset.json")).unwrap();
     let plans = Plans::from_json(Path::new("plans.json"), &plans.to_string()).unwrap();
@@ -157,8 +157,9 @@ fn torch_resampling_and_its_defaults_are_read() {
 #[test]
 fn scalars_stand_for_all_stages_and_unusual_values_are_kept() {
     let arch = "/configurations/3d_fullres/architecture/arch_kwargs";
-    let got = |key: &str, value: Value| mutated(&format!("{arch}/{key}"), value).unwrap().network;
-    assert_eq!(got("n_conv_per_stage", json!(2)).convs_encoder, [2, 2, 2]);
+    let got = |key: &str, value: Value| mutated(&format!("{arch}/{key}"), value).unwrap();
+    assert_eq!(plain(got("n_conv_per_stage", json!(2))).convs_encoder, [2, 2, 2]);
+    let got = |key: &str, value: Value| plain(got(key, value)).unet;
     assert_eq!(got("kernel_sizes", json!([1, 3, [3, 1, 5]])).kernels, [[1; 3], [3; 3], [3, 1, 5]]);
     assert_eq!(got("nonlin_kwargs", json!({"negative_slope": 0.2})).negative_slope, 0.2);
     assert_eq!(got("nonlin_kwargs", json!(null)).negative_slope, 0.01);

@@ -2,11 +2,13 @@
 """Make the demonstration: small weights, a synthetic scan, and what the Python original answers to it.
 
     make_demo.py weights  --models RESULTS        # RESULTS: what make_models.py of the oracle folder trained
+    make_demo.py experts  --models EXPERTS        # EXPERTS/panther-t1/expert_0, …: what it trained for each expert
     make_demo.py scan
     make_demo.py expected --work DIR              # runs the Python original, a minute or two
 
 `weights` writes weights/panorama/<dataset>/<trainer>__<plans>__<configuration>/fold_<k>/<checkpoint>.safetensors (f16) and,
 under --work, the same folders as .pth with weights rounded to f16: what the Python original runs on.
+`experts` does the same for the networks of PANTHER's ensembles, weights/panther-t1/expert_<i> and weights/panther-t2/expert_<i>.
 `scan` writes test_input/images/venous-ct/<stem>.mha, test_input/clinical-information-pancreatic-ct.json and, under --work,
 the phantom's true labels.
 `expected` writes test_output/images/pdac-detection-map/<stem>.mha and test_output/pdac-likelihood.json with ref_panorama.py
@@ -27,6 +29,11 @@ STAGES = (  # dataset, trainer__plans__configuration, checkpoint
     ("Dataset104_PANORAMA_baseline_PDAC_Detection", "nnUNetTrainer_Loss_CE_checkpoints__nnUNetPlans__3d_fullres",
      "checkpoint_best_panorama"),
 )
+PANTHER = "nnUNetTrainer1e3__nnUNetResEncUNetLPlansPancCTMultiTalentV2__3d_fullres_iso1x1x1"
+EXPERTS = (  # folder, dataset, trainer__plans__configuration, checkpoint
+    ("panther-t1/expert_0", "Dataset901_PANTHER", PANTHER, "checkpoint_final"),
+    ("panther-t2/expert_1", "Dataset902_PANTHER_HR_torchres", PANTHER, "checkpoint_best"),
+)
 NOTE = "Demonstration weights trained on synthetic phantoms. Unfit for patients."
 NOTICE = """DEMONSTRATION WEIGHTS - NOT FOR PATIENTS
 
@@ -37,6 +44,15 @@ scan their output means nothing.
 They were trained by scripts/reference/train_demo.py and converted to half precision by
 scripts/reference/make_demo.py. The folder names are those of the PANORAMA baseline, so that the trained baseline weights,
 converted with scripts/reference/export_weights.py, can take their place.
+"""
+EXPERTS_NOTICE = """DEMONSTRATION WEIGHTS - NOT FOR PATIENTS
+
+The networks in this folder are tiny (about 0.3 million parameters each) and were trained for minutes on synthetic phantoms,
+never on a scan of a person. They exist so that the program can be tried and tested out of the box. On a real scan their
+output means nothing.
+
+They were trained by make_models.py of the oracle folder and converted to half precision by
+`scripts/reference/make_demo.py experts`. The folder names are those that nnU-Net gives trained models.
 """
 STEM = "phantom-venous-ct"
 
@@ -55,6 +71,22 @@ def make_weights(a):
         total += sum(f.stat().st_size for f in files)
     (target / "DEMONSTRATION_WEIGHTS.txt").write_text(NOTICE)
     print(f"{target}: {total} bytes of weights")
+
+
+def expert_folder(root, expert):
+    """Model folder of a row of EXPERTS under weights/, the trained experts, or --work/models."""
+    folder, dataset, name, _ = expert
+    return Path(root) / folder / dataset / name
+
+
+def make_experts(a):
+    import export_weights
+    target = a.repository / "weights"
+    for expert in EXPERTS:
+        source, rounded = expert_folder(a.models, expert), expert_folder(Path(a.work) / "models", expert)
+        files = export_weights.export(source, expert_folder(target, expert), None, expert[3], "f16", NOTE, rounded)
+        (target / expert[0]).with_name("DEMONSTRATION_WEIGHTS.txt").write_text(EXPERTS_NOTICE)
+        print(expert[0], sum(f.stat().st_size for f in files), "bytes of weights")
 
 
 def render_scan(a):
@@ -128,8 +160,8 @@ def numbers(kind):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("what", choices=["weights", "scan", "expected"])
-    ap.add_argument("--models", help="folder of trained models (weights)")
+    ap.add_argument("what", choices=["weights", "experts", "scan", "expected"])
+    ap.add_argument("--models", help="folder of trained models (weights, experts)")
     ap.add_argument("--work", default="/tmp/pdac-demo", help="folder for what is not committed (default %(default)s)")
     ap.add_argument("--repository", type=Path, default=oracle.REPOSITORY, help="write under this folder instead")
     ap.add_argument("--seed", type=int, default=6)
@@ -144,9 +176,9 @@ def main():
     oracle.add_option(ap)
     a = ap.parse_args()
     os.environ.setdefault("ORACLE_THREADS", "2")
-    if a.what == "weights" and not a.models:
-        ap.error("weights needs --models")
-    {"weights": make_weights, "scan": make_scan, "expected": make_expected}[a.what](a)
+    if a.what in ("weights", "experts") and not a.models:
+        ap.error(f"{a.what} needs --models")
+    {"weights": make_weights, "experts": make_experts, "scan": make_scan, "expected": make_expected}[a.what](a)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
     make_golden.py cascade --demo WORK                    # tests/golden/cascade
 
 RESULTS: `make_models.py regions transpose multiphase --folds 0,1 --no-momentum` of the oracle folder. WORK: what `make_demo.py
-weights --work WORK` left there (the demonstration networks with weights rounded to half precision). Large arrays are kept
+weights --work WORK` and `make_demo.py experts --work WORK` left there (the demonstration networks with weights rounded to half
+precision). Large arrays are kept
 as every k-th element of the flattened array, k being recorded. Names can be given to make only those cases.
 """
 import argparse
@@ -24,9 +25,13 @@ import oracle
 import stable_safetensors
 
 SAMPLES = 30000  # elements kept of an array, at most
+FEW = 5000  # the same for the cases of residual encoders
 LESION, PANCREAS = "demo-lesion", "demo-pancreas"
+EXPERTS = {f"demo-{expert[0].replace('/', '-')}": expert for expert in make_demo.EXPERTS}
+T1, T2 = EXPERTS
+VARIANTS = {"regions": "Dataset906_ORACLE_Regions", "transpose": "Dataset905_ORACLE_Transpose", "multiphase": "Dataset907_ORACLE_MultiPhase"}
 
-# name: model, folds, float16 accumulation too, dtype, make_case.py arguments
+# name: model, folds, float16 accumulation too, dtype, make_case.py arguments (and what is added to every value)
 NNUNET = {
     "regions-zero-border": ("regions", (0, 1), False, "int16", dict(
         size=(48, 44, 24), spacing=(2.6, 2.7, 4.0), zero_border=5, direction="flipxy", origin=(60.5, 57.25, -40.0), seed=101)),
@@ -43,6 +48,13 @@ NNUNET = {
     "lesion-one-slice": (LESION, (0, 3), False, "int16", dict(size=(40, 40, 1), spacing=(1.6, 1.6, 3.0), seed=108)),
     "pancreas-unresampled": (PANCREAS, (0, 1, 2, 3, 4), False, "int32", dict(
         size=(64, 60, 30), spacing=(4.5, 4.5, 9.0), compress=True, seed=109)),
+    "residual-negative-oblique": (T1, (0,), False, "float32", dict(
+        size=(30, 28, 20), spacing=(1.1, 1.2, 1.3), modality="t1", direction="oblique", origin=(12.5, -80.0, 5.0), compress=True,
+        seed=110, add=-300)),
+    "residual-coronal": (T1, (0,), False, "uint16", dict(
+        size=(30, 28, 16), spacing=(1.5, 1.4, 2.6), modality="t1", direction="coronal", origin=(3.25, 4.5, -6.75), seed=111)),
+    "residual-torch-thick": (T2, (0,), True, "int16", dict(
+        size=(44, 40, 10), spacing=(1.4, 1.4, 6.0), modality="t2", compress=True, seed=112)),
 }
 
 # name: phantom seed, size, spacing, direction, dtype, compressed, centre of the field of view
@@ -60,10 +72,10 @@ CASCADE = {
 }
 
 
-def sampled(tensors, info, name, array):
+def sampled(tensors, info, name, array, most=SAMPLES):
     """Puts every k-th element of `array` into `tensors` and its shape and k into `info`."""
     flat = np.ascontiguousarray(array).ravel()
-    stride = max(1, -(-flat.size // SAMPLES)) | 1
+    stride = max(1, -(-flat.size // most)) | 1
     tensors[name] = flat[::stride].astype(np.float32)
     info[name] = {"shape": list(array.shape), "stride": stride}
 
@@ -79,17 +91,15 @@ def typed(image, dtype):
 def make_nnunet(a, wanted):
     import SimpleITK as sitk
     mc, rn = oracle.load(a.oracle, "make_case", "ref_nnunet")
-    models = {v: copy_model(a, v) for v in ("regions", "transpose", "multiphase")}
-    pancreas, lesion = make_demo.model_folders(Path(a.demo) / "models")
-    models |= {PANCREAS: (pancreas, "checkpoint_final"), LESION: (lesion, "checkpoint_best_panorama")}
     for name in wanted or NNUNET:
         model, folds, half, dtype, build = NNUNET[name]
-        path, checkpoint = models[model]
+        path, checkpoint = find_model(a, model)
         out = a.out / "nnunet" / name
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         compress = build.get("compress", False)
-        images, _ = mc.build(dtype="float32", **{k: v for k, v in build.items() if k != "compress"})
+        images, _ = mc.build(dtype="float32", **{k: v for k, v in build.items() if k not in ("compress", "add")})
+        images = [image + build["add"] for image in images] if "add" in build else images
         files = [out / f"input_{i}.mha" for i in range(len(images))]
         for image, file in zip(images, files):
             sitk.WriteImage(typed(sitk.Round(image) if dtype != "float32" else image, dtype), str(file), compress)
@@ -98,16 +108,25 @@ def make_nnunet(a, wanted):
             with tempfile.TemporaryDirectory() as tmp:
                 predictor = rn.load_predictor(path, folds, checkpoint + ".pth", accum=accum)
                 rn.run_case(predictor, files, tmp, "x")
-                collect(Path(tmp), out, tensors, info, "" if accum == "float32" else "half_")
+                collect(Path(tmp), out, tensors, info, "" if accum == "float32" else "half_", FEW if model in EXPERTS else SAMPLES)
         stable_safetensors.save(tensors, out / "golden.safetensors")
         (out / "golden.json").write_text(json.dumps(info, indent=1) + "\n")
         print(name, info["preprocessed"]["shape"], {k: v.size for k, v in tensors.items()}, flush=True)
 
 
+def find_model(a, name):
+    """The folder that the original runs on, and its checkpoint's name."""
+    demo = Path(a.demo) / "models"
+    if name in EXPERTS:
+        return make_demo.expert_folder(demo, EXPERTS[name]), EXPERTS[name][3]
+    pancreas, lesion = make_demo.model_folders(demo)
+    shipped = {PANCREAS: (pancreas, "checkpoint_final"), LESION: (lesion, "checkpoint_best_panorama")}
+    return shipped[name] if name in shipped else copy_model(a, name)
+
+
 def copy_model(a, variant):
     """Copies a trained folder, checkpoints as they are, and returns it with its checkpoint's name."""
-    dataset = {"regions": "Dataset906_ORACLE_Regions", "transpose": "Dataset905_ORACLE_Transpose", "multiphase": "Dataset907_ORACLE_MultiPhase"}[variant]
-    source, = (Path(a.models) / dataset).iterdir()
+    source, = (Path(a.models) / VARIANTS[variant]).iterdir()
     target = a.out / "models" / variant
     if not target.exists():
         folds = (0,) if variant == "multiphase" else (0, 1)
@@ -118,18 +137,18 @@ def copy_model(a, variant):
     return source, "checkpoint_final"
 
 
-def collect(run, out, tensors, info, prefix):
+def collect(run, out, tensors, info, prefix, most):
     import SimpleITK as sitk
     debug = run / "debug"
-    sampled(tensors, info, prefix + "logits", np.load(debug / "x_logits.npy"))
-    sampled(tensors, info, prefix + "probabilities", np.load(run / "x.npz")["probabilities"])
+    sampled(tensors, info, prefix + "logits", np.load(debug / "x_logits.npy"), most)
+    sampled(tensors, info, prefix + "probabilities", np.load(run / "x.npz")["probabilities"], most)
     labels = sitk.ReadImage(str(run / "x.mha"))
     sitk.WriteImage(labels, str(out / (prefix + "labels.mha")), True)
     if prefix:
         return
-    sampled(tensors, info, "preprocessed", np.load(debug / "x_preprocessed.npy"))
+    sampled(tensors, info, "preprocessed", np.load(debug / "x_preprocessed.npy"), most)
     tile = np.load(debug / "x_tile.npz")
-    sampled(tensors, info, "tile_output", tile["output"])
+    sampled(tensors, info, "tile_output", tile["output"], most)
     details = json.loads((debug / "x_info.json").read_text())
     info["crop"] = details["bbox_used_for_cropping"]
     info["tile_starts"] = details["tile_starts"]
@@ -139,7 +158,7 @@ def collect(run, out, tensors, info, prefix):
     patch = tuple(details["patch_size"])
     compute_gaussian.cache_clear()
     gaussian = compute_gaussian(patch, sigma_scale=1. / 8, value_scaling_factor=10, dtype=torch.float32, device=torch.device("cpu"))
-    sampled(tensors, info, "gaussian", gaussian.numpy())
+    sampled(tensors, info, "gaussian", gaussian.numpy(), most)
 
 
 def render(mc, seed, size, spacing, direction, centre):
@@ -195,15 +214,15 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("what", choices=["nnunet", "cascade"])
     ap.add_argument("names", nargs="*", help="cases (default: all)")
-    ap.add_argument("--models", help="folder of trained models (nnunet)")
+    ap.add_argument("--models", help="folder of trained models (nnunet, but for the demonstration networks)")
     ap.add_argument("--demo", required=True, help="--work folder of make_demo.py")
     ap.add_argument("--out", type=Path, default=oracle.REPOSITORY / "tests" / "golden")
     ap.add_argument("--inputs-only", action="store_true", help="only render the cascade's scans")
     oracle.add_option(ap)
     a = ap.parse_args()
     os.environ.setdefault("ORACLE_THREADS", "2")
-    if a.what == "nnunet" and not a.models:
-        ap.error("nnunet needs --models")
+    if a.what == "nnunet" and not a.models and any(NNUNET[name][0] in VARIANTS for name in a.names or NNUNET):
+        ap.error("these cases of nnunet need --models")
     {"nnunet": make_nnunet, "cascade": make_cascade}[a.what](a, a.names)
 
 

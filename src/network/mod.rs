@@ -1,16 +1,59 @@
 //! Architectures as planned lists of steps over values in one buffer.
 //!
-//! A configuration ([`PlainConvUNetConfig`]) is turned into a [`Plan`] for one patch size; [`Weights`] are one set
-//! of parameters packed for that plan; a [`Runner`] owns the buffer and runs any number of tiles and weights.
+//! An [`Architecture`] is turned into a [`Plan`] for one patch size; [`Weights`] are one set of parameters packed for
+//! that plan; a [`Runner`] owns the buffer and runs any number of tiles and weights.
 
 #[cfg(feature = "cuda")]
 mod gpu_runner;
+mod placement;
 mod plain_conv_unet;
 mod plan;
+mod residual_encoder_unet;
 mod runner;
+mod unet;
 
 #[cfg(feature = "cuda")]
 pub(crate) use gpu_runner::{GpuRunner, sample_needs};
 pub use plain_conv_unet::PlainConvUNetConfig;
 pub use plan::{Head, Plan, PlanError, Step, StepKind, ValueId};
+pub use residual_encoder_unet::{ResidualBlock, ResidualEncoderUNetConfig};
 pub use runner::{Runner, Weights};
+pub use unet::UNetConfig;
+
+/// A network by its class, with everything that decides its layers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Architecture {
+    /// An encoder of plain convolutions.
+    PlainConvUNet(PlainConvUNetConfig),
+    /// An encoder of residual blocks.
+    ResidualEncoderUNet(ResidualEncoderUNetConfig),
+}
+
+impl Architecture {
+    /// What all of them have: stages, decoder and operators.
+    pub fn unet(&self) -> &UNetConfig {
+        match self {
+            Self::PlainConvUNet(config) => &config.unet,
+            Self::ResidualEncoderUNet(config) => &config.unet,
+        }
+    }
+
+    /// Name and shape (PyTorch order) of every parameter that inference reads, in network order.
+    pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
+        match self {
+            Self::PlainConvUNet(config) => config.parameters(),
+            Self::ResidualEncoderUNet(config) => config.parameters(),
+        }
+    }
+
+    /// The network as steps for one patch (z, y, x).
+    ///
+    /// # Errors
+    /// If the patch is not divisible by the network's strides, or an activation would be larger than memory can be.
+    pub fn plan(&self, patch: [usize; 3]) -> Result<Plan, PlanError> {
+        match self {
+            Self::PlainConvUNet(config) => config.plan(patch),
+            Self::ResidualEncoderUNet(config) => config.plan(patch),
+        }
+    }
+}

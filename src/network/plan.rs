@@ -1,8 +1,9 @@
 //! A network as a list of steps over values that share one buffer.
 
-use crate::ops::{ConvShape, Operand, ValueShape};
+use super::placement::{Life, MAX_FLOATS, place};
+use crate::ops::{AveragePool, ConvShape, Operand, ValueShape};
 use std::fmt;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 
 /// Index of a value of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,20 @@ pub enum PlanError {
         /// Grid it should produce.
         skip: [usize; 3],
     },
+    /// Average pooling and the convolutions beside it lead to different grids.
+    #[error(
+        "patch {patch:?} is not divisible by the network's strides: {layer} pools to {pooled:?}, the convolutions beside it give {convolved:?}"
+    )]
+    UnevenPool {
+        /// Patch (z, y, x).
+        patch: [usize; 3],
+        /// Name of the pooling in the network.
+        layer: String,
+        /// Grid it produces.
+        pooled: [usize; 3],
+        /// Grid it should produce.
+        convolved: [usize; 3],
+    },
     /// An activation, or all of them together, would be larger than memory can be.
     #[error("patch {patch:?}: {layer} needs more bytes than can be addressed")]
     TooLarge {
@@ -34,9 +49,6 @@ pub enum PlanError {
         layer: String,
     },
 }
-
-/// Most floats that an activation, or all of them, can have.
-const MAX_FLOATS: usize = isize::MAX as usize / size_of::<f32>();
 
 /// Floats that a value occupies, if memory could hold them.
 fn storage_len(ValueShape { dims, channels }: ValueShape) -> Option<usize> {
@@ -60,12 +72,22 @@ pub enum StepKind {
         /// Stride (z, y, x).
         stride: [usize; 3],
     },
+    /// Means over windows of so many voxels.
+    Pool {
+        /// Size (z, y, x) of a window, and its distance from the next.
+        stride: [usize; 3],
+    },
+    /// Sum of two inputs, then a leaky ReLU.
+    Add {
+        /// Negative slope of the leaky ReLU.
+        negative_slope: f32,
+    },
 }
 
 /// One step: reads `sources`, writes `output`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// Prefix of the step's parameters in the state dict.
+    /// Prefix of the step's parameters in the state dict; of what has none, its name in the network.
     pub parameters: String,
     /// What is computed.
     pub kind: StepKind,
@@ -152,15 +174,17 @@ impl Plan {
         ValueShape { channels: self.head.classes, ..self.operand(self.head.features).shape }
     }
 
-    /// Floating-point operations of a step (a multiply-add counts as two).
+    /// Floating-point operations of a step (a multiply-add counts as two; norms and activations are not counted).
     pub fn flop(&self, step: &Step) -> u64 {
         let input: usize = step.sources.iter().map(|&s| self.operand(s).shape.channels).sum();
         let output = self.operand(step.output).shape;
-        let taps = match &step.kind {
-            StepKind::Conv { shape, .. } => shape.kernel.iter().product(),
-            StepKind::Upsample { .. } => 1,
+        let of_element = match &step.kind {
+            StepKind::Conv { shape, .. } => 2 * input * shape.kernel.iter().product::<usize>(),
+            StepKind::Upsample { .. } => 2 * input,
+            StepKind::Pool { stride } => stride.iter().product(),
+            StepKind::Add { .. } => 1,
         };
-        (output.data_len() as u64).saturating_mul(2 * (input * taps) as u64)
+        (output.data_len() as u64).saturating_mul(of_element as u64)
     }
 
     /// Floating-point operations of the head.
@@ -185,20 +209,14 @@ impl fmt::Display for Plan {
     /// One line a step: shapes, GFLOP, MB moved, place in the buffer.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for step in &self.steps {
-            let what = match &step.kind {
-                StepKind::Conv { shape, norm } => {
-                    let [z, y, x] = shape.kernel;
-                    let norm = if *norm { " + norm" } else { "" };
-                    format!("conv {z}×{y}×{x}{norm}")
-                }
-                StepKind::Upsample { stride: [z, y, x] } => format!("upsample {z}×{y}×{x}"),
-            };
             let sources: Vec<_> = step.sources.iter().map(|&s| show(self.operand(s).shape)).collect();
+            let between = if matches!(step.kind, StepKind::Add { .. }) { " + " } else { " ++ " };
             writeln!(
                 f,
-                "{:<32} {what:<18} {:<34} -> {:<18} {:>9.3} GFLOP {:>8.2} MB  at {:.2} MB",
+                "{:<32} {:<18} {:<34} -> {:<18} {:>9.3} GFLOP {:>8.2} MB  at {:.2} MB",
                 step.parameters,
-                sources.join(" ++ "),
+                step.kind.to_string(),
+                sources.join(between),
                 show(self.operand(step.output).shape),
                 self.flop(step) as f64 / 1e9,
                 self.bytes(step) as f64 / 1e6,
@@ -219,6 +237,24 @@ impl fmt::Display for Plan {
         let (gflop, megabytes) = (self.flop_of_all() as f64 / 1e9, 4.0 * self.buffer_len() as f64 / 1e6);
         write!(f, "total {gflop:.3} GFLOP, a buffer of {megabytes:.1} MB")
     }
+}
+
+impl fmt::Display for StepKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Conv { shape, norm } => {
+                let norm = if *norm { " + norm" } else { "" };
+                write!(f, "conv {}{norm}", show_window(shape.kernel))
+            }
+            Self::Upsample { stride } => write!(f, "upsample {}", show_window(*stride)),
+            Self::Pool { stride } => write!(f, "average {}", show_window(*stride)),
+            Self::Add { .. } => f.write_str("add"),
+        }
+    }
+}
+
+fn show_window([z, y, x]: [usize; 3]) -> String {
+    format!("{z}×{y}×{x}")
 }
 
 fn show(ValueShape { dims: [d, h, w], channels }: ValueShape) -> String {
@@ -262,7 +298,7 @@ impl PlanBuilder {
         output
     }
 
-    /// A convolution, normalised and activated with `negative_slope` if given.
+    /// A convolution, normalised and activated with `slope` if given; a slope of 1 is no activation.
     pub fn conv(
         &mut self,
         parameters: String,
@@ -286,6 +322,19 @@ impl PlanBuilder {
         let dims = std::array::from_fn(|a| self.dims(source)[a].saturating_mul(stride[a]));
         let operand = Operand { shape: ValueShape { dims, channels }, negative_slope: 1.0 };
         self.push(parameters, StepKind::Upsample { stride }, &[source], operand)
+    }
+
+    /// Means over windows of `stride` voxels.
+    pub fn pool(&mut self, name: String, source: ValueId, stride: [usize; 3]) -> ValueId {
+        let shape = self.operands[source.0].shape;
+        let shape = ValueShape { dims: AveragePool::out_dims(shape.dims, stride), ..shape };
+        self.push(name, StepKind::Pool { stride }, &[source], Operand { shape, negative_slope: 1.0 })
+    }
+
+    /// The activated sum of two values of one shape. It is stored activated.
+    pub fn add(&mut self, name: String, sources: [ValueId; 2], negative_slope: f32) -> ValueId {
+        let operand = Operand { negative_slope: 1.0, ..self.operands[sources[0].0] };
+        self.push(name, StepKind::Add { negative_slope }, &sources, operand)
     }
 
     /// Places the values in the buffer.
@@ -312,12 +361,6 @@ impl PlanBuilder {
     }
 }
 
-/// Floats of a value, and the steps from the one that writes it to the last that reads it.
-struct Life {
-    len: usize,
-    steps: RangeInclusive<usize>,
-}
-
 /// How long each value is needed: the input is written before the first step, the features are read after the last.
 fn lives(
     steps: &[Step],
@@ -335,72 +378,4 @@ fn lives(
     let features = &mut lives[features.0].steps;
     *features = *features.start()..=steps.len() + 1;
     lives
-}
-
-/// Floats that places are multiples of: a cache line.
-const LINE: usize = 16;
-
-/// Places values so that those alive at the same step do not overlap: the largest first, each where it fits lowest.
-///
-/// `None` if memory could not hold them.
-fn place(lives: &[Life]) -> Option<Vec<Range<usize>>> {
-    let mut order: Vec<usize> = (0..lives.len()).collect();
-    order.sort_by_key(|&v| usize::MAX - lives[v].len);
-    let mut places = vec![0..0; lives.len()];
-    for (placed, &value) in order.iter().enumerate() {
-        let Life { len, steps } = &lives[value];
-        let meets =
-            |other: &RangeInclusive<usize>| other.start() <= steps.end() && steps.start() <= other.end();
-        let mut taken: Vec<Range<usize>> = order[..placed]
-            .iter()
-            .filter(|&&other| meets(&lives[other].steps))
-            .map(|&other| places[other].clone())
-            .collect();
-        taken.sort_by_key(|t| t.start);
-        let mut start = 0;
-        for t in taken {
-            if start + len <= t.start {
-                break;
-            }
-            start = start.max(t.end.next_multiple_of(LINE));
-        }
-        let end = start.checked_add(*len).filter(|&end| end <= MAX_FLOATS - LINE)?;
-        places[value] = start..end;
-    }
-    Some(places)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn values_that_meet_lie_apart_on_cache_lines(
-            lives in proptest::collection::vec((1..1000_usize, 0..12_usize, 0..6_usize), 1..30),
-        ) {
-            let lives: Vec<Life> =
-                lives.into_iter().map(|(len, from, more)| Life { len, steps: from..=from + more }).collect();
-            let places = place(&lives).unwrap();
-            for (i, (place, life)) in places.iter().zip(&lives).enumerate() {
-                prop_assert_eq!(place.len(), life.len);
-                prop_assert_eq!(place.start % LINE, 0);
-                for (other, with) in places.iter().zip(&lives).skip(i + 1) {
-                    let meet = life.steps.clone().any(|step| with.steps.contains(&step));
-                    let apart = place.end <= other.start || other.end <= place.start;
-                    prop_assert!(!meet || apart, "{place:?} and {other:?}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_not_needed_at_the_same_time_takes_the_same_place() {
-        let lives = [(64, 0..=1), (32, 1..=2), (32, 1..=3), (64, 4..=5)];
-        let lives = lives.map(|(len, steps)| Life { len, steps });
-        assert_eq!(place(&lives).unwrap(), [0..64, 64..96, 96..128, 0..64]);
-        let huge = [0..=1, 1..=2].map(|steps| Life { len: MAX_FLOATS / 2, steps });
-        assert_eq!(place(&huge), None);
-    }
 }

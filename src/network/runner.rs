@@ -2,7 +2,8 @@
 
 use super::plan::{Head, Plan, Step, StepKind, ValueId};
 use crate::ops::{
-    self, Backend, Conv3d, InstanceNorm, Operand, Operator, SegmentationHead, TransposedConv3d, Within,
+    self, AveragePool, Backend, Conv3d, InstanceNorm, Operand, Operator, ResidualAdd, SegmentationHead,
+    TransposedConv3d, Within,
 };
 use candle_core::{DType, Result, Tensor, bail};
 use std::collections::HashMap;
@@ -11,6 +12,8 @@ use std::collections::HashMap;
 enum Layer {
     Conv(Box<Conv3d>),
     Upsample(Box<TransposedConv3d>),
+    Pool(AveragePool),
+    Add(ResidualAdd),
 }
 
 impl Layer {
@@ -18,6 +21,8 @@ impl Layer {
         match self {
             Self::Conv(conv) => conv.as_ref(),
             Self::Upsample(up) => up.as_ref(),
+            Self::Pool(pool) => pool,
+            Self::Add(add) => add,
         }
     }
 }
@@ -120,6 +125,11 @@ fn pack_layer(
             let bias = parameters.take_if_any(&format!("{here}.bias"), &[out_channels])?;
             let up = TransposedConv3d::new(*stride, operands[0], &weight, bias.as_ref(), backend)?;
             Ok(Layer::Upsample(Box::new(up)))
+        }
+        StepKind::Pool { stride } => Ok(Layer::Pool(AveragePool::new(operands[0], *stride, backend)?)),
+        StepKind::Add { negative_slope } => {
+            let inputs = [operands[0], operands[1]];
+            Ok(Layer::Add(ResidualAdd::new(inputs, *negative_slope, backend)?))
         }
     }
 }

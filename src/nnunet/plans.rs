@@ -6,7 +6,7 @@ use super::dataset::Dataset;
 use super::error::ModelError;
 use super::json::{self, Node};
 use super::resampling::Resampling;
-use crate::network::PlainConvUNetConfig;
+use crate::network::Architecture;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ pub struct Configuration {
     /// How logits are resampled back.
     pub probability_resampling: Resampling,
     /// The network's layers.
-    pub network: PlainConvUNetConfig,
+    pub network: Architecture,
 }
 
 /// How the intensities of one channel are normalised.
@@ -211,16 +211,13 @@ fn refuse_unsupported(section: &Section<'_>) -> Result<(), ModelError> {
 }
 
 /// The decoder's upsampled maps meet the encoder's only where every stride divides what it is applied to.
-fn check_patch(
-    section: &Section<'_>,
-    patch: [usize; 3],
-    network: &PlainConvUNetConfig,
-) -> Result<(), ModelError> {
+fn check_patch(section: &Section<'_>, patch: [usize; 3], network: &Architecture) -> Result<(), ModelError> {
     let mut rest = patch;
-    for stride in &network.strides {
+    let strides = &network.unet().strides;
+    for stride in strides {
         for (size, step) in rest.iter_mut().zip(stride) {
             if *size % step != 0 {
-                let what = format!("a size that the strides {:?} divide", network.strides);
+                let what = format!("a size that the strides {strides:?} divide");
                 return Err(section.field("patch_size")?.malformed(&what));
             }
             *size /= step;

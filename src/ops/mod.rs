@@ -7,6 +7,7 @@
 //! `leaky_relu(scale · x + shift)` on the fly. The arithmetic is that of conv → instance norm → leaky ReLU, one
 //! pass over memory instead of three.
 
+mod average_pool;
 mod backend;
 mod buffer;
 mod conv3d;
@@ -24,6 +25,7 @@ mod transposed_conv3d;
 mod value;
 mod within;
 
+pub use average_pool::AveragePool;
 pub use backend::Backend;
 pub use buffer::zeros;
 pub use conv3d::{Conv3d, ConvShape, InstanceNorm};

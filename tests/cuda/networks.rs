@@ -24,7 +24,13 @@ struct Allowed {
 }
 
 /// Cases that take longer than all others together, and the variable that asks for them too.
-const LARGE: [&str; 3] = ["lesion-thick-flipped", "lesion-thin-oblique", "pancreas-unresampled"];
+const LARGE: [&str; 5] = [
+    "lesion-thick-flipped",
+    "lesion-thin-oblique",
+    "pancreas-unresampled",
+    "residual-coronal",
+    "residual-torch-thick",
+];
 const ALL: &str = "PDAC_TEST_ALL_CASES";
 
 const SINGLE: Allowed = Allowed { tile: 1e-3, logits: 1e-3, probability: 1e-3, labels: 1 };
@@ -54,7 +60,7 @@ fn run_in_child(precision: &str) {
 fn networks_in_a_child() {
     let gpu = open_gpu();
     let mut half_logits = 0;
-    for folder in cases("nnunet", 9) {
+    for folder in cases("nnunet", 12) {
         if LARGE.iter().any(|large| folder.ends_with(large)) && std::env::var_os(ALL).is_none() {
             eprintln!("measured: {} is skipped: {ALL} is not set", folder.display());
             continue;
@@ -62,7 +68,7 @@ fn networks_in_a_child() {
         let mut case = GoldenCase::open(&folder, gpu);
         case.check_tile();
         case.check_logits();
-        // Of the two with such logits the one of the smaller network.
+        // Of those with such logits the one of the smallest network.
         if case.golden.info.get("half_logits").is_some() && case.golden.info["model"] == "transpose" {
             case.check_half_accumulation();
             half_logits += 1;

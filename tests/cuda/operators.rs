@@ -5,8 +5,8 @@ use crate::stored_values::{computed, noise};
 use candle_core::{DType, Device, Tensor};
 use half::f16;
 use pdac_cascade::ops::{
-    Arithmetic, Backend, Conv3d, ConvShape, Cuda, CudaPrecision, InstanceNorm, Isa, Operand, Operator,
-    Precision, ResidualAdd, TransposedConv3d, ValueShape, Within,
+    Arithmetic, AveragePool, Backend, Conv3d, ConvShape, Cuda, CudaPrecision, InstanceNorm, Isa, Operand,
+    Operator, Precision, ResidualAdd, TransposedConv3d, ValueShape, Within,
 };
 use std::ops::Range;
 
@@ -49,6 +49,9 @@ fn operators_agree_with_the_cpu_in_a_child() {
     {
         bench.check_residual_add(channels, samples, slope);
     }
+    for case in POOLINGS {
+        bench.check_pooling(case);
+    }
     bench.check_norm_far_from_zero();
     bench.check_refusals();
 }
@@ -85,6 +88,20 @@ const UPSAMPLINGS: [Upsampling; 7] = [
     ([3, 3, 2], 40, 1, [2, 1, 3], 1),
     ([2, 3, 2], 3, 8, [1, 1, 1], 2),
     ([6, 9, 11], 16, 8, [2, 2, 2], 1),
+];
+
+/// Grid, channels, stride, samples.
+type Pooling = ([usize; 3], usize, [usize; 3], usize);
+
+const POOLINGS: [Pooling; 7] = [
+    ([4, 6, 8], 8, [2, 2, 2], 1),
+    ([3, 4, 6], 12, [1, 2, 2], 2),
+    ([6, 2, 3], 1, [2, 1, 1], 3),
+    ([2, 4, 4], 320, [2, 2, 2], 2),
+    ([2, 3, 6], 3, [1, 3, 2], 1),
+    // What fills no window is dropped.
+    ([5, 7, 9], 40, [2, 2, 2], 2),
+    ([2, 9, 11], 16, [1, 4, 3], 3),
 ];
 
 fn activated(value: f32, slope: f32) -> f32 {
@@ -181,6 +198,16 @@ impl Bench {
         let sources = [31, 32].map(|seed| self.value(operand.shape, samples, seed));
         let what = format!("residual add of {channels} channels, slope {slope}");
         self.compare(&what, [&new(self.cuda.into()), &new(self.cpu.into())], &sources, operand.shape, 1.0);
+    }
+
+    fn check_pooling(&self, case: Pooling) {
+        let (dims, channels, stride, samples) = case;
+        let operand = operand(dims, channels);
+        let new = |backend: Backend| AveragePool::new(operand, stride, backend).unwrap();
+        let out = ValueShape { dims: AveragePool::out_dims(dims, stride), channels };
+        let sources = [self.value(operand.shape, samples, 51)];
+        let what = format!("average pooling {case:?}");
+        self.compare(&what, [&new(self.cuda.into()), &new(self.cpu.into())], &sources, out, 1.0);
     }
 
     /// Compares what an operator packed for the GPU and one for the CPU make of the same values.

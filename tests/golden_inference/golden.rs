@@ -12,6 +12,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const PANTHER: &str = "nnUNetTrainer1e3__nnUNetResEncUNetLPlansPancCTMultiTalentV2__3d_fullres_iso1x1x1";
 
 /// Folders of the cases of one kind, by name; fails if there are fewer than `at_least`.
 pub fn cases(kind: &str, at_least: usize) -> Vec<PathBuf> {
@@ -102,8 +103,13 @@ pub fn differing_labels(
 }
 
 fn model_path(name: &str) -> PathBuf {
-    let demonstration = Path::new(ROOT).join("weights/panorama");
+    let weights = Path::new(ROOT).join("weights");
+    let demonstration = weights.join("panorama");
     match name {
+        "demo-panther-t1-expert_0" => weights.join("panther-t1/expert_0/Dataset901_PANTHER").join(PANTHER),
+        "demo-panther-t2-expert_1" => {
+            weights.join("panther-t2/expert_1/Dataset902_PANTHER_HR_torchres").join(PANTHER)
+        }
         "demo-pancreas" => demonstration
             .join("Dataset103_PANORAMA_baseline_Pancreas_Segmentation/nnUNetTrainer__nnUNetPlans__3d_fullres"),
         "demo-lesion" => demonstration.join(

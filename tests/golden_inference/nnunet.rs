@@ -91,7 +91,7 @@ fn check_segmentation(
 
 #[test]
 fn every_stage_of_inference_agrees_with_nnunet() {
-    for folder in cases("nnunet", 9) {
+    for folder in cases("nnunet", 12) {
         let golden = Golden::open(&folder);
         let name = golden.name();
         let model = open_model(&golden);
@@ -123,7 +123,7 @@ fn every_stage_of_inference_agrees_with_nnunet() {
 #[test]
 fn float16_accumulation_rounds_as_nnunet_does() {
     let mut compared = 0;
-    for folder in cases("nnunet", 9) {
+    for folder in cases("nnunet", 12) {
         let golden = Golden::open(&folder);
         if golden.info.get("half_logits").is_none() {
             continue;
@@ -144,7 +144,7 @@ fn float16_accumulation_rounds_as_nnunet_does() {
         assert!(precise > 0.5, "float32 accumulation should not give float16 logits");
         compared += 1;
     }
-    assert_eq!(compared, 2);
+    assert_eq!(compared, 3);
 }
 
 /// Part of the golden float16 logits that float32 accumulation does not hit.
@@ -158,7 +158,7 @@ fn predictor_difference(golden: &Golden, model: &ModelFolder) -> f64 {
 
 #[test]
 fn an_observer_can_stop_a_prediction() {
-    let golden = Golden::open(&cases("nnunet", 9)[0]);
+    let golden = Golden::open(&cases("nnunet", 12)[0]);
     let model = open_model(&golden);
     let mut scan = preprocess(&golden, &model);
     let predictor = Predictor::new(&model, options(Accumulate::Float32)).unwrap();

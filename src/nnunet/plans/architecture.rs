@@ -1,7 +1,9 @@
 //! The network that a configuration describes, in today's form and in that of nnU-Net before 2.4.
 
+mod residual;
+
 use super::Section;
-use crate::network::PlainConvUNetConfig;
+use crate::network::{Architecture, PlainConvUNetConfig, UNetConfig};
 use crate::nnunet::error::ModelError;
 use crate::nnunet::json::Node;
 
@@ -14,6 +16,7 @@ const MAX_KERNEL: usize = 7;
 const MAX_STRIDE: usize = 64;
 
 const PLAIN_CONV_UNET: &str = "dynamic_network_architectures.architectures.unet.PlainConvUNet";
+const RESIDUAL_ENCODER_UNET: &str = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet";
 
 /// The layers of the configuration's network.
 ///
@@ -23,7 +26,7 @@ pub(super) fn network(
     section: &Section<'_>,
     input_channels: usize,
     classes: usize,
-) -> Result<PlainConvUNetConfig, ModelError> {
+) -> Result<Architecture, ModelError> {
     match section.get("architecture") {
         Some(node) => current(node, input_channels, classes),
         None => legacy(section, input_channels, classes),
@@ -31,46 +34,46 @@ pub(super) fn network(
 }
 
 /// `architecture: {network_class_name, arch_kwargs}`.
-fn current(
-    node: &Node<'_>,
-    input_channels: usize,
-    classes: usize,
-) -> Result<PlainConvUNetConfig, ModelError> {
+fn current(node: &Node<'_>, input_channels: usize, classes: usize) -> Result<Architecture, ModelError> {
     let class = node.field("network_class_name")?;
-    if class.text()? != PLAIN_CONV_UNET {
-        return Err(class.unsupported(PLAIN_CONV_UNET));
-    }
+    let check_argument = match class.text()? {
+        PLAIN_CONV_UNET => check_plain_argument,
+        RESIDUAL_ENCODER_UNET => residual::check_argument,
+        _ => return Err(class.unsupported(&format!("{PLAIN_CONV_UNET} and {RESIDUAL_ENCODER_UNET}"))),
+    };
     let kwargs = node.field("arch_kwargs")?;
-    check_operators(&kwargs)?;
+    check_arguments(&kwargs, check_argument)?;
     let stages = kwargs.field("n_stages")?.integer(2..=MAX_STAGES)?;
     let (norm_eps, norm_affine) = norm(&kwargs)?;
-    Ok(PlainConvUNetConfig {
+    let unet = UNetConfig {
         input_channels,
         classes,
         features: per_stage(&kwargs.field("features_per_stage")?, stages, MAX_FEATURES)?,
         kernels: kernels(&kwargs.field("kernel_sizes")?, stages)?,
         strides: strides(&kwargs.field("strides")?, stages)?,
-        convs_encoder: per_stage(&kwargs.field("n_conv_per_stage")?, stages, MAX_CONVS)?,
         convs_decoder: per_stage(&kwargs.field("n_conv_per_stage_decoder")?, stages - 1, MAX_CONVS)?,
         conv_bias: flag(&kwargs, "conv_bias", false)?,
         norm_eps,
         norm_affine,
         negative_slope: negative_slope(&kwargs)?,
-    })
+    };
+    if class.text()? == RESIDUAL_ENCODER_UNET {
+        return residual::current(&kwargs, unet);
+    }
+    let convs_encoder = per_stage(&kwargs.field("n_conv_per_stage")?, stages, MAX_CONVS)?;
+    Ok(Architecture::PlainConvUNet(PlainConvUNetConfig { unet, convs_encoder }))
 }
 
 /// `UNet_class_name` and its companions, completed as `ConfigurationManager.__init__` does.
-fn legacy(
-    section: &Section<'_>,
-    input_channels: usize,
-    classes: usize,
-) -> Result<PlainConvUNetConfig, ModelError> {
+fn legacy(section: &Section<'_>, input_channels: usize, classes: usize) -> Result<Architecture, ModelError> {
     let Some(class) = section.get("UNet_class_name") else {
         return Err(section.node.malformed("\"architecture\" or \"UNet_class_name\""));
     };
-    if class.text()? != "PlainConvUNet" {
-        return Err(class.unsupported("PlainConvUNet"));
-    }
+    let is_residual = match class.text()? {
+        "PlainConvUNet" => false,
+        "ResidualEncoderUNet" => true,
+        _ => return Err(class.unsupported("PlainConvUNet and ResidualEncoderUNet")),
+    };
     let encoder = section.field("n_conv_per_stage_encoder")?;
     let stages = encoder.items()?.len();
     if !(2..=MAX_STAGES).contains(&stages) {
@@ -78,23 +81,31 @@ fn legacy(
     }
     let base = section.field("UNet_base_num_features")?.integer(1..=MAX_FEATURES)?;
     let most = section.field("unet_max_num_features")?.integer(1..=MAX_FEATURES)?;
-    Ok(PlainConvUNetConfig {
+    let unet = UNetConfig {
         input_channels,
         classes,
         features: (0..stages).map(|s| (base << s).min(most)).collect(),
         kernels: kernels(&section.field("conv_kernel_sizes")?, stages)?,
         strides: strides(&section.field("pool_op_kernel_sizes")?, stages)?,
-        convs_encoder: per_stage(&encoder, stages, MAX_CONVS)?,
         convs_decoder: per_stage(&section.field("n_conv_per_stage_decoder")?, stages - 1, MAX_CONVS)?,
         conv_bias: true,
         norm_eps: 1e-5,
         norm_affine: true,
         negative_slope: 0.01,
+    };
+    let per_stage = per_stage(&encoder, stages, MAX_CONVS)?;
+    Ok(if is_residual {
+        residual::basic(unet, per_stage)
+    } else {
+        Architecture::PlainConvUNet(PlainConvUNetConfig { unet, convs_encoder: per_stage })
     })
 }
 
-/// Refuses every operator but the ones implemented, and arguments that nobody has heard of.
-fn check_operators(kwargs: &Node<'_>) -> Result<(), ModelError> {
+/// Refuses every operator but the ones implemented; arguments that only some networks take are left to `check_other`.
+fn check_arguments(
+    kwargs: &Node<'_>,
+    check_other: fn(&str, &Node<'_>) -> Result<(), ModelError>,
+) -> Result<(), ModelError> {
     for (key, value) in kwargs.members()? {
         let accepted: &[&str] = match key {
             "conv_op" => &["torch.nn.modules.conv.Conv3d", "torch.nn.Conv3d"],
@@ -102,20 +113,20 @@ fn check_operators(kwargs: &Node<'_>) -> Result<(), ModelError> {
             "nonlin" => &["torch.nn.LeakyReLU", "torch.nn.modules.activation.LeakyReLU"],
             "dropout_op" if value.is_null() => continue,
             "dropout_op" => return Err(value.unsupported("null")),
-            "nonlin_first" if value.boolean()? => return Err(value.unsupported("false")),
             "n_stages"
             | "features_per_stage"
             | "kernel_sizes"
             | "strides"
-            | "n_conv_per_stage"
             | "n_conv_per_stage_decoder"
             | "conv_bias"
             | "norm_op_kwargs"
             | "nonlin_kwargs"
             | "dropout_op_kwargs"
-            | "deep_supervision"
-            | "nonlin_first" => continue,
-            _ => return Err(value.unsupported("arguments of PlainConvUNet")),
+            | "deep_supervision" => continue,
+            _ => {
+                check_other(key, &value)?;
+                continue;
+            }
         };
         if value.is_null() || !accepted.contains(&value.text()?) {
             return Err(value.unsupported(accepted[0]));
@@ -125,6 +136,16 @@ fn check_operators(kwargs: &Node<'_>) -> Result<(), ModelError> {
         kwargs.field(key)?;
     }
     Ok(())
+}
+
+/// Refuses what a `PlainConvUNet` does not take.
+fn check_plain_argument(key: &str, value: &Node<'_>) -> Result<(), ModelError> {
+    match key {
+        "n_conv_per_stage" => Ok(()),
+        "nonlin_first" if value.boolean()? => Err(value.unsupported("false")),
+        "nonlin_first" => Ok(()),
+        _ => Err(value.unsupported("arguments of PlainConvUNet")),
+    }
 }
 
 /// Epsilon and affine of the instance norm; PyTorch's defaults where absent.

@@ -113,7 +113,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// One fold's parameters, packed for the plan.
 fn read_fold(model: &ModelFolder, plan: &Plan, fold: Fold, backend: Backend) -> Loaded {
     let tensors = model.load_fold(fold)?;
-    Ok(Weights::pack(plan, tensors, model.configuration.network.norm_eps, backend)?)
+    Ok(Weights::pack(plan, tensors, model.configuration.network.unet().norm_eps, backend)?)
 }
 
 /// The folds of a model one after the other, each loaded while the one before it computes.

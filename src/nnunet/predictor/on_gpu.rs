@@ -166,7 +166,7 @@ fn first_batch(
     let (plan, network) = (&predictor.plan, &predictor.model.configuration.network);
     let (sample, most) = sample_needs(plan, gpu)?;
     let free = u128::from(gpu.free_memory()?) * FILLED / 100;
-    let per_voxel = 4 * (network.input_channels + predictor.heads() + 1) as u128;
+    let per_voxel = 4 * (network.unet().input_channels + predictor.heads() + 1) as u128;
     let parameters = network.parameters();
     let parameters: usize = parameters.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
     // The fold that computes and the one after it.

@@ -7,6 +7,7 @@ mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod arithmetic;
+pub(super) mod average_pool;
 mod blocking;
 pub(super) mod conv3d;
 mod conv_task;

@@ -37,7 +37,7 @@ mod compiled {
 }
 
 /// The kernels' names, file by file.
-const KERNELS: [(&str, &[&str]); 6] = [
+const KERNELS: [(&str, &[&str]); 7] = [
     ("decide", &["decide_voxels"]),
     ("gather", &["gather_tiles_f16", "gather_tiles_f32"]),
     (
@@ -69,6 +69,7 @@ const KERNELS: [(&str, &[&str]); 6] = [
             "add_bias_f32",
         ],
     ),
+    ("pool", &["average_pool_f16", "average_pool_f32"]),
     (
         "resample",
         &["resample_axis", "range_of_parts", "range_of_slices", "clip_to_ranges", "normalise_intensities"],
