@@ -4,6 +4,7 @@ use super::device::Demanded;
 use super::self_check::Failed;
 use anyhow::anyhow;
 use pdac_cascade::challenge::{CaseError, Finding, OutputError};
+use pdac_cascade::evaluation::EvaluationError;
 use pdac_cascade::imaging::ImageError;
 use pdac_cascade::nnunet::predictor::PredictError;
 use pdac_cascade::ops::UnavailableIsa;
@@ -95,6 +96,9 @@ pub fn code(error: &anyhow::Error) -> u8 {
     }
     if error.is::<OutputError>() {
         return OUTPUT;
+    }
+    if let Some(error) = error.downcast_ref::<EvaluationError>() {
+        return if error.is_out_of_memory() { MEMORY } else { INPUT };
     }
     match error.downcast_ref::<PipelineError>() {
         Some(PipelineError::Scan(_)) => INPUT,
