@@ -208,15 +208,17 @@ impl Desk {
     }
 }
 
+/// What it is about, the first voxels of truth and prediction, whether the prediction is right, and both volumes.
+type Rule = (&'static str, &'static [u8], &'static [u8], bool, [f64; 2]);
+
 #[test]
 fn predictions_are_scored_by_the_challenges_rules() {
     let diagonal = |spacing: [f64; 3]| {
         spacing.iter().zip(SHAPE).map(|(s, n)| (s * n as f64).powi(2)).sum::<f64>().sqrt()
     };
-    let all = [1_u8; 24];
-    let rules: [(&str, &[u8], &[u8], bool, [f64; 2]); 6] = [
+    let rules: [Rule; 6] = [
         ("nothing predicted", &[1, 1], &[], false, [18.0, 0.0]),
-        ("everything predicted", &[1, 1], &all, false, [18.0, 0.0]),
+        ("everything predicted", &[1, 1], &[1; 24], false, [18.0, 0.0]),
         ("nothing there, nothing predicted", &[], &[], false, [0.0, 0.0]),
         ("nothing there, something predicted", &[], &[1, 1], false, [0.0, 18.0]),
         ("several labels of the truth", &[1, 2], &[1, 1], true, [18.0, 18.0]),
@@ -251,8 +253,11 @@ fn spacings_may_differ_by_what_files_round_off() {
     assert_eq!(desk.scores(&[])[4], 9.0);
 }
 
-/// How two good cases, a and b, are spoilt, and what the program says.
-const REFUSED: [(fn(&Desk), &str); 14] = [
+/// What makes one of two good cases, a and b, a bad one.
+type Spoil = fn(&Desk);
+
+/// What is spoilt, and what the program says.
+const REFUSED: [(Spoil, &str); 14] = [
     (
         |desk| desk.write("prediction/b.mha", &[1_u8, 2], SPACING),
         "prediction/b.mha: expected a binary mask (0 and 1, or 0 and one other value), got the values 0, 1, 2",
@@ -378,6 +383,23 @@ fn endings_may_differ() {
     fs::write(desk.path("truth/a.nii.gz"), nifti(&[1, 1])).unwrap();
     desk.write("prediction/a.mha", &[1_u8, 1], SPACING);
     assert_eq!(desk.scores(&[]), [1.0, 1.0, 0.0, 0.0, 18.0, 18.0]);
+}
+
+#[test]
+fn what_does_not_fit_into_memory_is_not_begun() {
+    let desk = Desk::new();
+    desk.write("truth/a.mha", &[1_u8; 24], SPACING);
+    desk.write("prediction/a.mha", &[1_u8], SPACING);
+    let Pairs { pairs, .. } = Pairs::find(&desk.path("truth"), &desk.path("prediction")).unwrap();
+    let refusals = [
+        (MemoryGauge::new(|| Some(100)), "the image's voxels need 120 bytes"),
+        (MemoryGauge::new(|| Some(200)), "the distances between the surfaces need 660 bytes"),
+    ];
+    for (memory, message) in refusals {
+        let error = panther::evaluate(&pairs, AxisOrder::Right, memory).unwrap_err();
+        assert!(error.is_out_of_memory() && error.to_string().contains(message), "{error}");
+        assert!(error.to_string().contains("truth/a.mha"), "{error}");
+    }
 }
 
 #[test]

@@ -145,6 +145,9 @@ mod tests {
             "scan.mha: the image's voxels need 2000 bytes of memory, 1000 bytes are available"
         );
         assert_eq!(code(&image), MEMORY);
-        assert_eq!(code(&PipelineError::from(PredictError::from(source)).into()), MEMORY);
+        assert_eq!(code(&PipelineError::from(PredictError::from(source.clone())).into()), MEMORY);
+        let truth = PathBuf::from("truth/a.mha");
+        assert_eq!(code(&EvaluationError::Memory { path: truth.clone(), source }.into()), MEMORY);
+        assert_eq!(code(&EvaluationError::NotAFile { path: truth }.into()), INPUT);
     }
 }
