@@ -45,7 +45,7 @@ struct PantherArgs {
     /// Also write the numbers into this file, in the form of the challenge's script.
     #[arg(long, value_name = "FILE.json", value_parser = json_path)]
     output: Option<PathBuf>,
-    /// Exchange the spacings along x and z, as the challenge's public script does: for comparison with numbers of its.
+    /// Exchange the spacings along x and z, as the challenge's public script does, for comparison with its numbers.
     #[arg(long)]
     challenge_axis_order: bool,
 }
