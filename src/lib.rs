@@ -7,6 +7,7 @@
 //! | [`challenge`] | the platform's contract: where inputs and outputs lie, the outputs' rules, the HTTP interface |
 //! | [`pipeline`] | one file per published system, and the recipe that configures it |
 //! | [`detection`] | lesion candidates and the detection map |
+//! | [`evaluation`] | the challenges' metrics |
 //! | [`report`] | figures for people |
 //! | [`nnunet`] | a trained nnU-Net v2 model folder as values, and its inference |
 //! | [`network`] | architectures as planned lists of steps |
@@ -17,6 +18,7 @@
 
 pub mod challenge;
 pub mod detection;
+pub mod evaluation;
 pub mod imaging;
 pub mod network;
 pub mod nnunet;

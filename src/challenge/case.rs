@@ -4,14 +4,11 @@ use super::clinical::ClinicalInformation;
 use super::interface::{INTERFACES, Interface};
 use super::sockets::{Located, SocketError, listed_slugs, locate, tasks_of};
 use super::{list, name_of};
-use crate::imaging::file::read_image_within;
+use crate::imaging::file::{ENDINGS, image_stem, read_image_within};
 use crate::imaging::{Geometry, ImageError, MemoryGauge, Volume};
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-
-/// Image file endings that are looked for, in lower case.
-pub(super) const ENDINGS: [&str; 5] = [".mha", ".mhd", ".nii", ".nii.gz", ".hdr"];
 
 /// Why a case cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -261,29 +258,10 @@ fn check_file(path: &Path) -> Result<(), CaseError> {
     Err(CaseError::NotAFile { path: path.to_owned(), what })
 }
 
-/// The file's name without its image ending; `None` if it has none, or is hidden.
-pub(super) fn image_stem(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_string_lossy();
-    let lower = name.to_ascii_lowercase();
-    let ending = ENDINGS.iter().filter(|e| lower.ends_with(*e)).max_by_key(|e| e.len())?;
-    let stem = &name[..name.len() - ending.len()];
-    (!stem.is_empty() && !stem.starts_with('.')).then(|| stem.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::PANORAMA;
     use super::*;
-
-    #[test]
-    fn the_longest_ending_is_taken_off() {
-        let stem = |name: &str| image_stem(Path::new(name));
-        assert_eq!(stem("scan.nii.gz").as_deref(), Some("scan"));
-        assert_eq!(stem("a.b.MHA").as_deref(), Some("a.b"));
-        assert_eq!(stem("scan.raw"), None);
-        assert_eq!(stem(".hidden.mha"), None);
-        assert_eq!(stem(".mha"), None);
-    }
 
     #[test]
     fn the_task_is_read_from_the_input() {

@@ -1,9 +1,10 @@
 //! Output files that appear whole and together, or not at all.
 
-use super::case::ENDINGS;
 use super::interface::{INTERFACES, Interface};
 use super::{list, name_of};
-use crate::imaging::file::{Compression, Unpublished, is_left_behind, publish, write_unpublished_image};
+use crate::imaging::file::{
+    Compression, ENDINGS, Unpublished, is_left_behind, publish, write_unpublished_image,
+};
 use crate::imaging::{ImageError, Volume};
 use std::collections::BTreeSet;
 use std::fs;

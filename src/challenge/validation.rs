@@ -4,12 +4,11 @@
 //! evaluator of detection maps (picai_eval) takes each group of touching voxels above zero for one lesion with one confidence;
 //! that of segmentations takes masks of 0 and 1.
 
-use super::case::image_stem;
 use super::interface::{Interface, OutputForm, PANORAMA, PANTHER_T1};
 use super::outputs::is_image;
 use super::{list, name_of, small_file};
 use crate::imaging::components::{Components, Connectivity};
-use crate::imaging::file::{is_left_behind, read_image};
+use crate::imaging::file::{image_stem, is_left_behind, read_image};
 use crate::imaging::{Geometry, Volume};
 use ndarray::Array3;
 use serde_json::Value;

@@ -1,6 +1,7 @@
 //! The arguments.
 
 use super::device::DeviceArg;
+use super::evaluate::EvaluateArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pdac_cascade::challenge::{Interface, PANORAMA, PANTHER_T1, PANTHER_T2};
 use pdac_cascade::nnunet::sliding_window::Accumulate;
@@ -60,6 +61,8 @@ pub enum Command {
     SelfCheck(SelfCheckArgs),
     /// Show the models of a weights folder and their networks, step by step.
     Inspect(InspectArgs),
+    /// Score predictions as a challenge does.
+    Evaluate(EvaluateArgs),
 }
 
 #[derive(Debug, Args)]
@@ -299,7 +302,7 @@ impl Command {
             Self::Run(args) => Some(&args.case.compute.logging),
             Self::Serve(args) => Some(&args.case.compute.logging),
             Self::SelfCheck(args) => Some(&args.compute.logging),
-            Self::Validate(_) | Self::Inspect(_) => None,
+            Self::Validate(_) | Self::Inspect(_) | Self::Evaluate(_) => None,
         }
     }
 

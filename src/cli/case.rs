@@ -46,7 +46,7 @@ pub fn execution_options_on(args: &ComputeArgs, device: &Device) -> anyhow::Resu
 }
 
 /// Tells how much memory there is.
-fn memory() -> MemoryGauge {
+pub fn memory() -> MemoryGauge {
     MemoryGauge::new(|| HERE.available_memory())
 }
 

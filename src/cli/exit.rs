@@ -4,6 +4,7 @@ use super::device::Demanded;
 use super::self_check::Failed;
 use anyhow::anyhow;
 use pdac_cascade::challenge::{CaseError, Finding, OutputError};
+use pdac_cascade::evaluation::EvaluationError;
 use pdac_cascade::imaging::ImageError;
 use pdac_cascade::nnunet::predictor::PredictError;
 use pdac_cascade::ops::UnavailableIsa;
@@ -96,6 +97,9 @@ pub fn code(error: &anyhow::Error) -> u8 {
     if error.is::<OutputError>() {
         return OUTPUT;
     }
+    if let Some(error) = error.downcast_ref::<EvaluationError>() {
+        return if error.is_out_of_memory() { MEMORY } else { INPUT };
+    }
     match error.downcast_ref::<PipelineError>() {
         Some(PipelineError::Scan(_)) => INPUT,
         Some(PipelineError::Recipe { .. } | PipelineError::Model(_) | PipelineError::Candidates(_)) => {
@@ -141,6 +145,9 @@ mod tests {
             "scan.mha: the image's voxels need 2000 bytes of memory, 1000 bytes are available"
         );
         assert_eq!(code(&image), MEMORY);
-        assert_eq!(code(&PipelineError::from(PredictError::from(source)).into()), MEMORY);
+        assert_eq!(code(&PipelineError::from(PredictError::from(source.clone())).into()), MEMORY);
+        let truth = PathBuf::from("truth/a.mha");
+        assert_eq!(code(&EvaluationError::Memory { path: truth.clone(), source }.into()), MEMORY);
+        assert_eq!(code(&EvaluationError::NotAFile { path: truth }.into()), INPUT);
     }
 }

@@ -3,6 +3,7 @@
 mod args;
 mod case;
 mod device;
+mod evaluate;
 mod exit;
 mod inspect;
 mod interrupt;
@@ -41,6 +42,7 @@ pub fn main() -> ExitCode {
         Command::Validate(args) => validate::validate(&args),
         Command::SelfCheck(args) => self_check::self_check(&args),
         Command::Inspect(args) => inspect::inspect(&args),
+        Command::Evaluate(args) => evaluate::evaluate(&args),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

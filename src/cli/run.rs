@@ -28,8 +28,8 @@ pub fn run(args: &RunArgs, bars: &MultiProgress) -> anyhow::Result<()> {
     })
 }
 
-/// Checks that `file` can become a picture: an existing one must be a regular file, and its folder writable.
-fn check_writable(file: &Path) -> Result<(), OutputError> {
+/// Checks that `file` can be written: an existing one must be a regular file, and its folder writable.
+pub fn check_writable(file: &Path) -> Result<(), OutputError> {
     if fs::symlink_metadata(file).is_ok_and(|m| !m.is_file()) {
         let source = io::Error::other("exists and is not a regular file");
         return Err(OutputError::Io { path: file.to_owned(), source });

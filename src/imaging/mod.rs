@@ -1,6 +1,7 @@
 //! Volumes with their geometry, the file formats they come in, and what is done to them outside a network.
 
 pub mod components;
+pub mod distance;
 pub mod error;
 pub mod file;
 pub mod geometry;

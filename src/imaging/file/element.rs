@@ -24,6 +24,8 @@ pub trait Element: Copy + sealed::Sealed + 'static {
     fn append_le_bytes(elements: &[Self], to: &mut Vec<u8>);
     /// `value` as an element, fractions cut off in whole types; `None` if a whole type cannot hold it.
     fn from_number(value: f64) -> Option<Self>;
+    /// The element as a number, rounded to nearest where 64 bits are too many.
+    fn to_number(self) -> f64;
 }
 
 mod sealed {
@@ -101,6 +103,10 @@ macro_rules! element_types {
                 fn from_number(value: f64) -> Option<Self> {
                     let element = value as Self;
                     ($float || element as f64 == value.trunc()).then_some(element)
+                }
+
+                fn to_number(self) -> f64 {
+                    self as f64
                 }
             }
         )*

@@ -5,9 +5,11 @@
 //! such place is named in [`metaimage`] and [`nifti`].
 
 pub mod element;
+mod name;
 pub(crate) mod source;
 mod whole;
 
+pub use name::{ENDINGS, image_stem};
 pub use whole::{Unpublished, abandon_unfinished, folder_of, is_left_behind, publish, write_whole};
 
 use super::geometry::{Matrix3, invert};

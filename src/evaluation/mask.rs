@@ -1,0 +1,97 @@
+//! Segmentations read as masks, and what is refused.
+
+use super::{EvaluationError, Pair};
+use crate::imaging::MemoryGauge;
+use crate::imaging::file::element::{Element, with_array};
+use crate::imaging::file::{Image, read_image_within};
+use ndarray::Array3;
+use std::path::Path;
+
+/// How far spacings may be apart, mm.
+const SPACING_TOLERANCE: f64 = 1e-4;
+
+/// Most values that a message lists.
+const MOST_VALUES: usize = 5;
+
+/// Truth and prediction on one grid, (z, y, x).
+pub(super) struct Masks {
+    pub(super) truth: Array3<bool>,
+    pub(super) prediction: Array3<bool>,
+    /// The truth's, mm (z, y, x).
+    pub(super) spacing: [f64; 3],
+}
+
+impl Masks {
+    /// Reads both images. Every voxel of the truth other than 0 is true; see [`foreground`] for the prediction. Position and
+    /// direction are not compared.
+    ///
+    /// # Errors
+    /// If an image cannot be read or is no mask, or shapes or spacings differ.
+    pub(super) fn read(pair: &Pair, memory: MemoryGauge) -> Result<Self, EvaluationError> {
+        let truth = read_image_within(&pair.truth, memory)?;
+        let spacing = truth.geometry.spacing;
+        let (size, spacing_xyz) = (truth.geometry.size_xyz(), truth.geometry.spacing_xyz());
+        let truth = any_label(&pair.truth, &truth)?;
+        let prediction = read_image_within(&pair.prediction, memory)?;
+        let (got_size, got_spacing) = (prediction.geometry.size_xyz(), prediction.geometry.spacing_xyz());
+        let differ = |what| EvaluationError::Grid {
+            prediction: pair.prediction.clone(),
+            truth: pair.truth.clone(),
+            what,
+        };
+        if got_size != size {
+            return Err(differ(format!("size is {got_size:?} (x, y, z), expected the {size:?}")));
+        }
+        if got_spacing.iter().zip(spacing_xyz).any(|(g, e)| (g - e).abs() > SPACING_TOLERANCE) {
+            let what = format!("spacing is {got_spacing:?} mm (x, y, z), expected the {spacing_xyz:?}");
+            return Err(differ(what));
+        }
+        let prediction = foreground(&pair.prediction, &prediction)?;
+        Ok(Self { truth, prediction, spacing })
+    }
+}
+
+/// The voxels other than 0.
+fn any_label(path: &Path, image: &Image) -> Result<Array3<bool>, EvaluationError> {
+    let has_nan = with_array!(&image.voxels, array => array.iter().any(|v| v.to_number().is_nan()));
+    if has_nan {
+        let what = "expected labels, got voxels that are NaN".to_owned();
+        return Err(EvaluationError::Values { path: path.to_owned(), what });
+    }
+    Ok(with_array!(&image.voxels, array => array.mapv(|v| v.to_number() != 0.0)))
+}
+
+/// The voxels above 0 of an image that holds 0, or 1, or 0 and one other value.
+fn foreground(path: &Path, image: &Image) -> Result<Array3<bool>, EvaluationError> {
+    let values = with_array!(&image.voxels, array => first_values(array.iter().map(|v| v.to_number())));
+    let is_binary = match values[..] {
+        [value] => value == 0.0 || value == 1.0,
+        [a, b] => (a == 0.0 || b == 0.0) && !a.is_nan() && !b.is_nan(),
+        _ => false,
+    };
+    if !is_binary {
+        let more = if values.len() == MOST_VALUES { ", …" } else { "" };
+        let values: Vec<_> = values.iter().map(ToString::to_string).collect();
+        let what = format!(
+            "expected a binary mask (0 and 1, or 0 and one other value), got the values {}{more}",
+            values.join(", ")
+        );
+        return Err(EvaluationError::Values { path: path.to_owned(), what });
+    }
+    Ok(with_array!(&image.voxels, array => array.mapv(|v| v.to_number() > 0.0)))
+}
+
+/// The first different values, [`MOST_VALUES`] at most, in ascending order.
+fn first_values(voxels: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = Vec::new();
+    for voxel in voxels {
+        if !values.iter().any(|&v| v == voxel || v.is_nan() && voxel.is_nan()) {
+            values.push(voxel);
+        }
+        if values.len() == MOST_VALUES {
+            break;
+        }
+    }
+    values.sort_by(f64::total_cmp);
+    values
+}
