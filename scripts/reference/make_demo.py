@@ -32,6 +32,8 @@ STAGES = (  # dataset, trainer__plans__configuration, checkpoint
 PANTHER = "nnUNetTrainer1e3__nnUNetResEncUNetLPlansPancCTMultiTalentV2__3d_fullres_iso1x1x1"
 EXPERTS = (  # folder, dataset, trainer__plans__configuration, checkpoint
     ("panther-t1/expert_0", "Dataset901_PANTHER", PANTHER, "checkpoint_final"),
+    ("panther-t1/expert_1", "Dataset901_PANTHER", PANTHER, "checkpoint_final"),
+    ("panther-t2/expert_0", "Dataset902_PANTHER_HR", PANTHER, "checkpoint_best"),
     ("panther-t2/expert_1", "Dataset902_PANTHER_HR_torchres", PANTHER, "checkpoint_best"),
 )
 NOTE = "Demonstration weights trained on synthetic phantoms. Unfit for patients."
