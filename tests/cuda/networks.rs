@@ -23,7 +23,7 @@ struct Allowed {
     labels: usize,
 }
 
-/// Cases that take longer than all others together, and the variable that asks for them too.
+/// Cases that take long, and the variable that asks for them too.
 const LARGE: [&str; 5] = [
     "lesion-thick-flipped",
     "lesion-thin-oblique",
