@@ -22,7 +22,7 @@ clean_up() {
     remove_containers
     # The outputs belong to the image's user.
     "$DOCKER" run --rm --platform=linux/amd64 --network none --user 0 --volume "$output:/output" --entrypoint /bin/sh "$IMAGE" \
-        -c 'chmod -R -f a+rwX /output/images /output/pdac-likelihood.json' || true
+        -c 'chmod -R -f a+rwX /output/images /output/*.json' || true
 }
 
 serve_case() {
@@ -42,7 +42,7 @@ if [ "$output" = "$input" ]; then
     echo "do_test_run.sh: OUTPUT is $output, expected another folder than INPUT" >&2
     exit 2
 fi
-rm -rf "$output/images/pdac-detection-map" "$output/pdac-likelihood.json"
+rm -rf "$output"/images/{pdac-detection-map,pancreatic-tumor-segmentation} "$output"/{pdac-likelihood,run-report}.json
 mkdir -p "$output"
 chmod a+rwx "$output"
 trap clean_up EXIT

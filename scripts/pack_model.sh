@@ -16,8 +16,14 @@ binary=$(dirname "$here")/target/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}rele
 # shellcheck source=scripts/sealed_container.sh
 . "$here/sealed_container.sh"
 
-if [ ! -f "$folder/panorama/pipeline.json" ]; then
-    echo "pack_model.sh: $folder: expected a weights folder with panorama/pipeline.json, got none" >&2
+recipes=()
+for task in panorama panther-t1 panther-t2; do
+    if [ -f "$folder/$task/pipeline.json" ]; then
+        recipes+=("$task")
+    fi
+done
+if [ ${#recipes[@]} -eq 0 ]; then
+    echo "pack_model.sh: $folder: expected a weights folder with {panorama,panther-t1,panther-t2}/pipeline.json, got none" >&2
     exit 1
 fi
 folder=$(realpath "$folder")
