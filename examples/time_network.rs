@@ -82,7 +82,7 @@ fn main() -> anyhow::Result<()> {
         bail!("{} has no products in {}", arithmetic.isa(), arguments.precision);
     }
     let (configuration, tensors) = network(&arguments)?;
-    let plan = configuration.network.plan(configuration.patch_size)?;
+    let plan = configuration.network.plan_in_parts(configuration.patch_size)?;
     let weights = Weights::pack(&plan, tensors, configuration.network.unet().norm_eps, arithmetic)?;
     let runner = Runner::new(plan)?;
     let patch = patch(runner.plan(), arguments.seed)?;
@@ -240,7 +240,7 @@ fn summary(
             let (gflop, seconds) = (plan.flop(step) as f64 / 1e9, median(times));
             let kind = match &step.kind {
                 StepKind::Conv { shape, .. } => format!("conv {:?} stride {:?}", shape.kernel, shape.stride),
-                StepKind::Upsample { stride } => format!("upsample {stride:?}"),
+                StepKind::Upsample { stride, .. } => format!("upsample {stride:?}"),
                 StepKind::Pool { stride } => format!("average {stride:?}"),
                 StepKind::Add { .. } => "add".to_owned(),
             };

@@ -59,7 +59,7 @@ fn an_image_beyond_the_memory_is_refused() {
 #[test]
 fn activations_sums_and_resampled_scans_beyond_the_memory_are_refused() {
     let model = open(&model_path());
-    let plan = model.configuration.network.plan(model.configuration.patch_size).unwrap();
+    let plan = model.configuration.network.plan_in_parts(model.configuration.patch_size).unwrap();
     let activations = 4 * plan.buffer_len();
     assert!((1_000_000..20_000_000).contains(&activations), "{activations}");
     let error = Predictor::within(&model, options(), MemoryGauge::new(|| Some(1_000_000))).err().unwrap();
@@ -90,17 +90,17 @@ static AVAILABLE: AtomicU64 = AtomicU64::new(0);
 fn the_memory_asked_for_is_what_is_taken() {
     let path = model_path();
     let first = ModelFolder::open(&path, &[Fold::Number(0)], "checkpoint_final").unwrap();
-    let plan = first.configuration.network.plan(first.configuration.patch_size).unwrap();
+    let plan = first.configuration.network.plan_in_parts(first.configuration.patch_size).unwrap();
     let patch: usize = first.configuration.patch_size.iter().product();
     let (depth, plane, heads) = (60, 32 * 40, 3);
     let voxels = depth * plane;
-    let fixed = 4 * plan.buffer_len() + 8 * patch;
+    let fixed = 4 * plan.buffer_len() + 4 * patch;
     let gauge = MemoryGauge::new(|| Some(AVAILABLE.load(Ordering::Relaxed)));
     let request = |probability_of| SegmentationRequest { probability_of, ..Default::default() };
     for (model, planes, accumulate, per_voxel) in [
-        (&first, 24, Accumulate::Float32, 4 * (heads + 1)),
+        (&first, 24, Accumulate::Float32, 4 * heads),
         (&first, 24, Accumulate::Float16, 2 * (heads + 1) + 6 * heads),
-        (&open(&path), depth, Accumulate::Float32, 4 * (heads + 1)),
+        (&open(&path), depth, Accumulate::Float32, 4 * heads),
         (&open(&path), depth, Accumulate::Float16, 2 * (heads + 1) + 6 * heads),
     ] {
         let sums = planes * plane * per_voxel;

@@ -84,6 +84,8 @@ proptest! {
             let add = ResidualAdd::new(inputs, slopes.2, arithmetic).unwrap();
             let got = computed(&add, &[&a, &b], noise(9, shape.storage_len()));
             check_stored(&format!("{arithmetic}"), &got, channels, &expected);
+            let in_place = computed(&add, &[&b], a.to_vec1().unwrap());
+            prop_assert!(in_place == got, "in place the sums are the same bits");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Tumour segmentation in MRI as a user meets it: both tasks, their recipes, their limits.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use assert_cmd::Command;
 use ndarray::Array3;
@@ -132,7 +132,8 @@ fn only_file(folder: &Path) -> PathBuf {
 /// probabilities in the second.
 #[test]
 fn both_tasks_give_the_expected_segmentations() {
-    for (task, images) in [("panther-t1", "images/abdominal-t1-mri"), ("panther-t2", "images/abdominal-t2-mri")]
+    for (task, images) in
+        [("panther-t1", "images/abdominal-t1-mri"), ("panther-t2", "images/abdominal-t2-mri")]
     {
         let (input, expected) = (root("test_input").join(task), root("test_output").join(task));
         let output = TempDir::new().unwrap();
@@ -162,7 +163,10 @@ fn validate_knows_segmentations() {
     };
     let (code, out) = check(&expected);
     assert_eq!(code, Some(0), "{out}");
-    assert!(out.starts_with("segmentation phantom-t2-mri: [72, 68, 34] voxels (x, y, z), lesions: 1\n"), "{out}");
+    assert!(
+        out.starts_with("segmentation phantom-t2-mri: [72, 68, 34] voxels (x, y, z), lesions: 1\n"),
+        "{out}"
+    );
     assert!(out.contains("apart from the expected: 0 voxels\nvalid\n"), "{out}");
 
     let spoiled = TempDir::new().unwrap();
@@ -198,7 +202,9 @@ fn a_scan_that_cannot_be_an_mri_is_named() {
 
 #[test]
 fn negative_intensities_are_an_mri_s() {
-    let desk = Desk::with_scan(Array3::from_shape_fn((9, 20, 24), |(z, y, x)| ((z * y + x) % 37) as f32 * 25.0 - 450.0));
+    let desk = Desk::with_scan(Array3::from_shape_fn((9, 20, 24), |(z, y, x)| {
+        ((z * y + x) % 37) as f32 * 25.0 - 450.0
+    }));
     let (mask, _) = desk.segments(&["--overlay", desk.path("picture.png").to_str().unwrap()]);
     assert_eq!(mask.data.dim(), (9, 20, 24));
     assert!(fs::read(desk.path("picture.png")).unwrap().starts_with(b"\x89PNG"));
@@ -326,9 +332,7 @@ fn a_first_stage_narrows_the_search_and_judges_components() {
     assert!(log.contains("started stage=\"pancreas\""), "{log}");
     let tumour = whole.data.iter().filter(|&&v| v == 1).count();
     assert!(tumour > 0);
-    let roi = |margin: f64, otherwise: &str| {
-        json!({"margin_mm_xyz": [margin, margin, margin], "if_no_pancreas": otherwise})
-    };
+    let roi = |margin: f64, otherwise: &str| json!({"margin_mm_xyz": [margin, margin, margin], "if_no_pancreas": otherwise});
     let (wide, _) = with(&[1, 2], roi(500.0, "zero_map"), everything.clone());
     assert_eq!(wide.data, whole.data, "margins beyond the scan leave all of it");
     let (narrow, log) = with(&[1, 2], roi(3.0, "zero_map"), everything.clone());
@@ -346,7 +350,9 @@ fn a_first_stage_narrows_the_search_and_judges_components() {
 #[test]
 fn without_a_pancreas_the_answer_is_empty_or_the_whole_scan_is_searched() {
     // Nothing but noise.
-    let desk = Desk::with_scan(Array3::from_shape_fn((12, 20, 22), |(z, y, x)| ((z * 7 + y * 13 + x * 29) % 31) as f32));
+    let desk = Desk::with_scan(Array3::from_shape_fn((12, 20, 22), |(z, y, x)| {
+        ((z * 7 + y * 13 + x * 29) % 31) as f32
+    }));
     for (otherwise, warning) in [
         ("zero_map", "no pancreas found: the segmentation is empty"),
         ("whole_image", "no pancreas found: searching the whole image"),
@@ -367,9 +373,8 @@ fn a_time_budget_leaves_out_what_it_must_and_says_so() {
     desk.recipe(|recipe| recipe["members"][0]["mirroring"] = json!(true));
     let whole = desk.labels();
     assert!(!desk.path("out/run-report.json").exists());
-    let report = || -> Value {
-        serde_json::from_slice(&fs::read(desk.path("out/run-report.json")).unwrap()).unwrap()
-    };
+    let report =
+        || -> Value { serde_json::from_slice(&fs::read(desk.path("out/run-report.json")).unwrap()).unwrap() };
     let (enough, log) = desk.segments(&["--time-budget", "3600"]);
     assert_eq!(enough.data, whole, "nothing is left out where there is time");
     assert!(log.contains("nothing is left out"), "{log}");
@@ -377,7 +382,10 @@ fn a_time_budget_leaves_out_what_it_must_and_says_so() {
     assert_eq!((&said["fits"], &said["time_budget_seconds"]), (&json!(true), &json!(3600.0)));
     let asked = json!({"folds": 1, "mirroring": true, "step": 0.5});
     assert_eq!((&said["models"][0]["recipe"], &said["models"][0]["computed"]), (&asked, &asked));
-    assert!(said["seconds"].as_f64().unwrap() > 0.0 && said["models"][1]["seconds_per_run"].as_f64().unwrap() > 0.0);
+    assert!(
+        said["seconds"].as_f64().unwrap() > 0.0
+            && said["models"][1]["seconds_per_run"].as_f64().unwrap() > 0.0
+    );
 
     let (_, log) = desk.segments(&["--time-budget", "0.001"]);
     assert!(log.contains("WARN time budget of 0.001 s") && log.contains("no mirroring"), "{log}");
@@ -403,7 +411,9 @@ fn shipped_recipes_are_those_of_the_published_systems() {
     assert_eq!((pandx.mask, pandx.lesion.model.mirroring, pandx.lesion.model.folds.len()), (None, true, 5));
     assert_eq!(pandx.candidates.dynamic_threshold_factor, ThresholdFactor::try_from(15.0).unwrap());
     assert_eq!((pandx.roi, pandx.pancreas.model), (baseline.roi, baseline.pancreas.model));
-    for (name, checkpoint) in [("panther-t1.json", "checkpoint_final"), ("panther-t2.json", "checkpoint_best")] {
+    for (name, checkpoint) in
+        [("panther-t1.json", "checkpoint_final"), ("panther-t2.json", "checkpoint_best")]
+    {
         let Recipe::Panther(recipe) = read(name) else { panic!("another system") };
         let model = &recipe.members[0].model;
         assert_eq!((recipe.members.len(), model.folds.len()), (1, 5), "{name}");
@@ -437,11 +447,15 @@ fn a_residual_encoder_serves_detection_too() {
         change(&mut recipe);
         fs::create_dir_all(desk.path("weights/panorama")).unwrap();
         fs::write(desk.path("weights/panorama/pipeline.json"), recipe.to_string()).unwrap();
-        let folders =
-            [("--input", root("test_input")), ("--output", desk.path("out")), ("--weights", desk.path("weights"))];
+        let folders = [
+            ("--input", root("test_input")),
+            ("--output", desk.path("out")),
+            ("--weights", desk.path("weights")),
+        ];
         let done = program(&["run"], &folders.each_ref().map(|(option, folder)| (*option, folder.as_path())));
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        let map = read_image(&only_file(&desk.path("out/images/pdac-detection-map"))).unwrap().into_f32_volume();
+        let map =
+            read_image(&only_file(&desk.path("out/images/pdac-detection-map"))).unwrap().into_f32_volume();
         map.data.iter().filter(|&&v| v > 0.0).count()
     };
     let grown = output(&|_| {});

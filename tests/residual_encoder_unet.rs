@@ -8,7 +8,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use pdac_cascade::network::{
-    Architecture, PlanError, ResidualBlock, ResidualEncoderUNetConfig, Runner, StepKind, UNetConfig, Weights,
+    Architecture, Plan, PlanError, ResidualBlock, ResidualEncoderUNetConfig, Runner, StepKind, UNetConfig,
+    Weights,
 };
 use pdac_cascade::nnunet::dataset::Dataset;
 use pdac_cascade::nnunet::plans::{Configuration, Plans};
@@ -45,9 +46,13 @@ fn tensors(name: &str) -> (HashMap<String, Tensor>, Tensor, Tensor) {
 }
 
 /// The network's logits (z, y, x, class) for an image of the patch's size.
-fn logits(configuration: &Configuration, weights: HashMap<String, Tensor>, image: &Tensor) -> Vec<f32> {
+fn logits(
+    configuration: &Configuration,
+    plan: Plan,
+    weights: HashMap<String, Tensor>,
+    image: &Tensor,
+) -> Vec<f32> {
     let network = &configuration.network;
-    let plan = network.plan(configuration.patch_size).unwrap();
     let weights = Weights::pack(&plan, weights, network.unet().norm_eps, Arithmetic::detect()).unwrap();
     let runner = Runner::new(plan).unwrap();
     let tile = runner.plan().operand(runner.plan().input()).shape;
@@ -81,7 +86,14 @@ fn parameters_are_those_of_the_state_dict() {
 fn logits_are_those_of_pytorch() {
     for name in ["basic", "bottleneck"] {
         let (weights, input, expected) = tensors(name);
-        let got = logits(&configuration(name), weights, &input);
+        let configuration = configuration(name);
+        let plan = configuration.network.plan(configuration.patch_size).unwrap();
+        let got = logits(&configuration, plan, weights.clone(), &input);
+        let plan = configuration.network.plan_in_parts(configuration.patch_size).unwrap();
+        let in_parts = logits(&configuration, plan, weights, &input);
+        let apart = got.iter().zip(&in_parts).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        eprintln!("{name}: in parts logits differ by {apart:.1e}");
+        assert!(apart <= 1e-5, "{name}: in parts logits differ by {apart}");
         let expected = expected.permute((1, 2, 3, 0)).unwrap().flatten_all().unwrap();
         let expected = expected.to_vec1::<f32>().unwrap();
         assert_eq!(got.len(), expected.len());
@@ -140,6 +152,19 @@ fn large() -> Architecture {
         blocks: vec![1, 3, 4, 6, 6, 6],
         block: ResidualBlock::Basic,
     })
+}
+
+#[test]
+fn in_parts_it_needs_two_maps_of_full_resolution_and_a_coarser_one() {
+    let plan = large().plan_in_parts([192; 3]).unwrap();
+    eprintln!("{}", plan.to_string().lines().last().unwrap());
+    let full = 32 * 192usize.pow(3) + 64;
+    // Beside them the coarser map that is upsampled next.
+    let coarse = 64 * 96usize.pow(3) + 128;
+    assert_eq!(plan.buffer_len(), 2 * full + coarse);
+    let whole = large().plan([192; 3]).unwrap().flop_of_all() as f64;
+    let more = plan.flop_of_all() as f64 / whole - 1.0;
+    assert!((0.0..0.005).contains(&more), "computing the stem twice costs {more}");
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn print_model(out: &mut impl Write, stage: &str, model: &ModelFolder) -> anyhow
     let folds: Vec<_> = model.folds.iter().map(ToString::to_string).collect();
     let plan = configuration
         .network
-        .plan(configuration.patch_size)
+        .plan_in_parts(configuration.patch_size)
         .with_context(|| format!("{}", model.path.display()))?;
     writeln!(out, "\n{stage}: {}", model.path.display())?;
     writeln!(out, "  trainer        {}", model.trainer_name)?;

@@ -15,7 +15,7 @@ mod unet;
 #[cfg(feature = "cuda")]
 pub(crate) use gpu_runner::{GpuRunner, sample_needs};
 pub use plain_conv_unet::PlainConvUNetConfig;
-pub use plan::{Head, Plan, PlanError, Step, StepKind, ValueId};
+pub use plan::{ConvPart, Head, Plan, PlanError, Step, StepKind, ValueId};
 pub use residual_encoder_unet::{ResidualBlock, ResidualEncoderUNetConfig};
 pub use runner::{Runner, Weights};
 pub use unet::UNetConfig;
@@ -51,9 +51,33 @@ impl Architecture {
     /// # Errors
     /// If the patch is not divisible by the network's strides, or an activation would be larger than memory can be.
     pub fn plan(&self, patch: [usize; 3]) -> Result<Plan, PlanError> {
+        self.plan_steps(patch, Steps::Whole)
+    }
+
+    /// The same network as steps that need less memory, on the CPU: at full resolution two maps of features are alive at a time
+    /// instead of three, beside coarser ones.
+    ///
+    /// # Errors
+    /// As [`Architecture::plan`].
+    pub fn plan_in_parts(&self, patch: [usize; 3]) -> Result<Plan, PlanError> {
+        self.plan_steps(patch, Steps::InParts)
+    }
+
+    fn plan_steps(&self, patch: [usize; 3], steps: Steps) -> Result<Plan, PlanError> {
         match self {
-            Self::PlainConvUNet(config) => config.plan(patch),
-            Self::ResidualEncoderUNet(config) => config.plan(patch),
+            Self::PlainConvUNet(config) => config.plan(patch, steps),
+            Self::ResidualEncoderUNet(config) => config.plan(patch, steps),
         }
     }
+}
+
+/// How a network is cut into steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Steps {
+    /// Layer by layer.
+    Whole,
+    /// For the CPU: the decoder's convolution at full resolution adds up the parts of its concatenated input, of which one is alive
+    /// at a time; sums of residual blocks are in place; the stem, which costs next to nothing, is computed again where its block
+    /// ends.
+    InParts,
 }

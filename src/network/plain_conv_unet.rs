@@ -1,5 +1,6 @@
 //! `PlainConvUNet` of dynamic-network-architectures, as nnU-Net v2 uses it at inference.
 
+use super::Steps;
 use super::plan::{Plan, PlanError};
 use super::unet::{ParameterList, UNetConfig};
 use crate::ops::ConvShape;
@@ -32,10 +33,7 @@ impl PlainConvUNetConfig {
     }
 
     /// The network as steps for one patch (z, y, x).
-    ///
-    /// # Errors
-    /// If the patch is not divisible by the network's strides, or an activation would be larger than memory can be.
-    pub fn plan(&self, patch: [usize; 3]) -> Result<Plan, PlanError> {
+    pub(super) fn plan(&self, patch: [usize; 3], steps: Steps) -> Result<Plan, PlanError> {
         let unet = &self.unet;
         let mut builder = unet.builder(patch);
         let mut x = builder.input();
@@ -48,6 +46,6 @@ impl PlainConvUNetConfig {
             }
             skips.push(x);
         }
-        unet.plan_decoder(builder, &skips)
+        unet.plan_decoder(builder, &skips, steps)
     }
 }

@@ -60,28 +60,47 @@ fn storage_len(ValueShape { dims, channels }: ValueShape) -> Option<usize> {
 /// What a step computes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StepKind {
-    /// Convolution over one input or two concatenated ones; with `norm`, followed by an instance norm.
+    /// Convolution over one input or two concatenated ones, or over a part of their channels; after the last part an instance
+    /// norm may follow.
     Conv {
         /// Kernel, stride, output channels.
         shape: ConvShape,
-        /// Whether an instance norm follows (and the parameters are `conv.*` and `norm.*` under the prefix).
+        /// Whether an instance norm follows the whole convolution (and the parameters are `conv.*` and `norm.*` under the
+        /// prefix).
         norm: bool,
+        /// Which part this is; `None`: it is all of it.
+        part: Option<ConvPart>,
     },
     /// Transposed convolution with kernel = stride.
     Upsample {
         /// Stride (z, y, x).
         stride: [usize; 3],
+        /// First output channel, and all of them, where this is a part; `None`: it is all of it.
+        part: Option<[usize; 2]>,
     },
     /// Means over windows of so many voxels.
     Pool {
         /// Size (z, y, x) of a window, and its distance from the next.
         stride: [usize; 3],
     },
-    /// Sum of two inputs, then a leaky ReLU.
+    /// Sum of two inputs, or of the output and one input in place, then a leaky ReLU.
     Add {
         /// Negative slope of the leaky ReLU.
         negative_slope: f32,
     },
+}
+
+/// A part of a convolution's input channels, whose sums are added to those of the parts before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvPart {
+    /// First input channel of the whole convolution.
+    pub first: usize,
+    /// Input channels of the whole convolution.
+    pub all: usize,
+    /// Whether parts came before: the output holds their sums.
+    pub continues: bool,
+    /// Whether parts come after: there is no norm yet.
+    pub continued: bool,
 }
 
 /// One step: reads `sources`, writes `output`.
@@ -242,11 +261,12 @@ impl fmt::Display for Plan {
 impl fmt::Display for StepKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Conv { shape, norm } => {
-                let norm = if *norm { " + norm" } else { "" };
-                write!(f, "conv {}{norm}", show_window(shape.kernel))
+            Self::Conv { shape, norm, part } => {
+                let before = if part.is_some_and(|p| p.continues) { "+ " } else { "" };
+                let norm = if *norm && part.is_none_or(|p| !p.continued) { " + norm" } else { "" };
+                write!(f, "{before}conv {}{norm}", show_window(shape.kernel))
             }
-            Self::Upsample { stride } => write!(f, "upsample {}", show_window(*stride)),
+            Self::Upsample { stride, .. } => write!(f, "upsample {}", show_window(*stride)),
             Self::Pool { stride } => write!(f, "average {}", show_window(*stride)),
             Self::Add { .. } => f.write_str("add"),
         }
@@ -308,7 +328,38 @@ impl PlanBuilder {
     ) -> ValueId {
         let value = ValueShape { dims: shape.out_dims(self.dims(sources[0])), channels: shape.out_channels };
         let operand = Operand { shape: value, negative_slope: slope.unwrap_or(1.0) };
-        self.push(parameters, StepKind::Conv { shape, norm: slope.is_some() }, sources, operand)
+        self.push(parameters, StepKind::Conv { shape, norm: slope.is_some(), part: None }, sources, operand)
+    }
+
+    /// The first part of a normalised convolution: `source` is that of `all` input channels from `first` on.
+    pub fn begin_conv(
+        &mut self,
+        parameters: String,
+        source: ValueId,
+        shape: ConvShape,
+        slope: Option<f32>,
+        [first, all]: [usize; 2],
+    ) -> ValueId {
+        let output = self.conv(parameters, &[source], shape, slope);
+        if let Some(Step { kind: StepKind::Conv { part, .. }, .. }) = self.steps.last_mut() {
+            *part = Some(ConvPart { first, all, continues: false, continued: true });
+        }
+        output
+    }
+
+    /// Another part of the convolution that wrote `output`, the last one if not `continued`.
+    pub fn continue_conv(
+        &mut self,
+        parameters: String,
+        source: ValueId,
+        output: ValueId,
+        shape: ConvShape,
+        [first, all]: [usize; 2],
+        continued: bool,
+    ) {
+        let part = Some(ConvPart { first, all, continues: true, continued });
+        let kind = StepKind::Conv { shape, norm: true, part };
+        self.steps.push(Step { parameters, kind, sources: vec![source], output });
     }
 
     /// A transposed convolution with kernel = stride.
@@ -321,7 +372,23 @@ impl PlanBuilder {
     ) -> ValueId {
         let dims = std::array::from_fn(|a| self.dims(source)[a].saturating_mul(stride[a]));
         let operand = Operand { shape: ValueShape { dims, channels }, negative_slope: 1.0 };
-        self.push(parameters, StepKind::Upsample { stride }, &[source], operand)
+        self.push(parameters, StepKind::Upsample { stride, part: None }, &[source], operand)
+    }
+
+    /// Some of the `all` output channels of a transposed convolution with kernel = stride.
+    pub fn upsample_part(
+        &mut self,
+        parameters: String,
+        source: ValueId,
+        channels: Range<usize>,
+        all: usize,
+        stride: [usize; 3],
+    ) -> ValueId {
+        let output = self.upsample(parameters, source, channels.len(), stride);
+        if let Some(Step { kind: StepKind::Upsample { part, .. }, .. }) = self.steps.last_mut() {
+            *part = Some([channels.start, all]);
+        }
+        output
     }
 
     /// Means over windows of `stride` voxels.
@@ -335,6 +402,12 @@ impl PlanBuilder {
     pub fn add(&mut self, name: String, sources: [ValueId; 2], negative_slope: f32) -> ValueId {
         let operand = Operand { negative_slope: 1.0, ..self.operands[sources[0].0] };
         self.push(name, StepKind::Add { negative_slope }, &sources, operand)
+    }
+
+    /// Adds `other` to `sum`, which is read with slope 1, in its place, and activates it.
+    pub fn add_in_place(&mut self, name: String, sum: ValueId, other: ValueId, negative_slope: f32) {
+        let kind = StepKind::Add { negative_slope };
+        self.steps.push(Step { parameters: name, kind, sources: vec![other], output: sum });
     }
 
     /// Places the values in the buffer.
@@ -369,8 +442,13 @@ fn lives(
     len_of: impl Fn(ValueShape) -> usize,
 ) -> Vec<Life> {
     let mut lives: Vec<Life> = operands.iter().map(|o| Life { len: len_of(o.shape), steps: 0..=0 }).collect();
+    let mut written = vec![false; operands.len()];
     for (step, i) in steps.iter().zip(1..) {
-        lives[step.output.0].steps = i..=i;
+        let output = step.output.0;
+        // What is written again, in place, lives on.
+        let start = if written[output] { *lives[output].steps.start() } else { i };
+        written[output] = true;
+        lives[output].steps = start..=i;
         for s in &step.sources {
             lives[s.0].steps = *lives[s.0].steps.start()..=i;
         }

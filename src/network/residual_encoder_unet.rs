@@ -3,6 +3,7 @@
 //! Source: `architectures/unet.py`, `building_blocks/residual_encoders.py: ResidualEncoder`,
 //! `building_blocks/residual.py: StackedResidualBlocks, BasicBlockD, BottleneckD`.
 
+use super::Steps;
 use super::plan::{Plan, PlanBuilder, PlanError, ValueId};
 use super::unet::{ParameterList, UNetConfig};
 use crate::ops::ConvShape;
@@ -130,21 +131,28 @@ impl ResidualEncoderUNetConfig {
     }
 
     /// The network as steps for one patch (z, y, x).
-    ///
-    /// # Errors
-    /// If the patch is not divisible by the network's strides, or an activation would be larger than memory can be.
-    pub fn plan(&self, patch: [usize; 3]) -> Result<Plan, PlanError> {
-        let unet = &self.unet;
-        let mut builder = unet.builder(patch);
-        let stem = ConvShape { out_channels: self.stem_channels, kernel: unet.kernels[0], stride: [1; 3] };
-        let input = builder.input();
-        let mut x = builder.conv("encoder.stem.convs.0".to_owned(), &[input], stem, unet.slope());
-        let mut skips = vec![x; unet.features.len()];
+    pub(super) fn plan(&self, patch: [usize; 3], steps: Steps) -> Result<Plan, PlanError> {
+        let mut builder = self.unet.builder(patch);
+        let mut x = self.plan_stem(&mut builder);
+        let mut skips = vec![x; self.unet.features.len()];
         for (stage, block) in self.blocks() {
-            x = self.plan_block(&mut builder, x, &block)?;
+            x = self.plan_block(&mut builder, x, &block, steps)?;
             skips[stage] = x;
         }
-        unet.plan_decoder(builder, &skips)
+        self.unet.plan_decoder(builder, &skips, steps)
+    }
+
+    fn plan_stem(&self, builder: &mut PlanBuilder) -> ValueId {
+        let kernel = self.unet.kernels[0];
+        let shape = ConvShape { out_channels: self.stem_channels, kernel, stride: [1; 3] };
+        let input = builder.input();
+        builder.conv("encoder.stem.convs.0".to_owned(), &[input], shape, self.unet.slope())
+    }
+
+    /// Whether a block is the only one that reads the stem, as it is.
+    fn only_reads_stem(&self, block: &Block) -> bool {
+        let first = block.prefix == "encoder.stages.0.blocks.0";
+        first && self.blocks[0] == 1 && !block.is_strided() && block.projection_prefix().is_none()
     }
 
     /// A residual block: its convolutions, then the sum with the skip connection.
@@ -153,6 +161,7 @@ impl ResidualEncoderUNetConfig {
         builder: &mut PlanBuilder,
         input: ValueId,
         block: &Block,
+        steps: Steps,
     ) -> Result<ValueId, PlanError> {
         let mut x = input;
         for (i, BlockConv { shape, activated }) in block.convs.iter().enumerate() {
@@ -173,6 +182,14 @@ impl ResidualEncoderUNetConfig {
             let shape = ConvShape { out_channels: block.features, kernel: [1; 3], stride: [1; 3] };
             skip = builder.conv(prefix, &[skip], shape, NOT_ACTIVATED);
         }
-        Ok(builder.add(block.prefix.clone(), [x, skip], self.unet.negative_slope as f32))
+        let (name, slope) = (block.prefix.clone(), self.unet.negative_slope as f32);
+        if steps == Steps::Whole {
+            return Ok(builder.add(name, [x, skip], slope));
+        }
+        if self.only_reads_stem(block) {
+            skip = self.plan_stem(builder);
+        }
+        builder.add_in_place(name, x, skip, slope);
+        Ok(x)
     }
 }

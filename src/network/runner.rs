@@ -45,12 +45,13 @@ impl Weights {
         backend: impl Into<Backend>,
     ) -> Result<Self> {
         let backend = backend.into();
-        let mut parameters = Parameters(tensors);
+        let mut parameters = Parameters::new(plan, tensors);
         let layers = plan
             .steps()
             .iter()
             .map(|step| {
                 let operands: Vec<Operand> = step.sources.iter().map(|&s| plan.operand(s)).collect();
+                parameters.begin(step);
                 pack_layer(step, &operands, plan.operand(step.output), &mut parameters, norm_eps, backend)
             })
             .collect::<Result<_>>()?;
@@ -69,13 +70,39 @@ impl Weights {
     }
 }
 
-/// The tensors of a state dict; each is given out once, so that its memory is free as soon as it is packed.
-struct Parameters(HashMap<String, Tensor>);
+/// The tensors of a state dict; each is given out as often as steps read it, so that its memory is free as soon as it is packed.
+struct Parameters {
+    tensors: HashMap<String, Tensor>,
+    /// Steps to come by the prefix of their parameters.
+    readers: HashMap<String, usize>,
+    /// Whether the step that packs now is its parameters' last reader.
+    last: bool,
+}
 
 impl Parameters {
+    fn new(plan: &Plan, tensors: HashMap<String, Tensor>) -> Self {
+        let mut readers = HashMap::new();
+        for step in plan.steps() {
+            *readers.entry(step.parameters.clone()).or_insert(0) += 1;
+        }
+        Self { tensors, readers, last: true }
+    }
+
+    /// A step packs from now on.
+    fn begin(&mut self, step: &Step) {
+        if let Some(readers) = self.readers.get_mut(&step.parameters) {
+            *readers -= 1;
+            self.last = *readers == 0;
+        }
+    }
+
+    fn find(&mut self, name: &str) -> Option<Tensor> {
+        if self.last { self.tensors.remove(name) } else { self.tensors.get(name).cloned() }
+    }
+
     /// The tensor `name` of this shape, float32; `None` if there is none.
     fn take_if_any(&mut self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
-        let Some(tensor) = self.0.remove(name) else { return Ok(None) };
+        let Some(tensor) = self.find(name) else { return Ok(None) };
         if tensor.dims() != shape {
             bail!("{name} has shape {:?}, expected {shape:?}", tensor.dims());
         }
@@ -111,24 +138,38 @@ fn pack_layer(
     let here = &step.parameters;
     let in_channels: usize = operands.iter().map(|o| o.shape.channels).sum();
     match &step.kind {
-        StepKind::Conv { shape, norm } => {
+        StepKind::Conv { shape, norm, part } => {
             let conv = if *norm { format!("{here}.conv") } else { here.clone() };
             let [z, y, x] = shape.kernel;
-            let weight = parameters.take(&format!("{conv}.weight"), &[out_channels, in_channels, z, y, x])?;
+            let (first, all) = part.map_or((0, in_channels), |part| (part.first, part.all));
+            let weight = parameters.take(&format!("{conv}.weight"), &[out_channels, all, z, y, x])?;
+            let weight = weight.narrow(1, first, in_channels)?;
             let bias = parameters.take_if_any(&format!("{conv}.bias"), &[out_channels])?;
+            // The first part has the bias, the last one the norm.
+            let bias = bias.filter(|_| part.is_none_or(|part| !part.continues));
+            let norm = *norm && part.is_none_or(|part| !part.continued);
             let norm = norm.then(|| instance_norm(parameters, here, output, eps)).transpose()?;
-            Ok(Layer::Conv(Box::new(Conv3d::new(*shape, operands, &weight, bias.as_ref(), norm, backend)?)))
+            let conv = Conv3d::new(*shape, operands, &weight, bias.as_ref(), norm, backend)?;
+            let continues = part.is_some_and(|part| part.continues);
+            Ok(Layer::Conv(Box::new(if continues { conv.added_to_output()? } else { conv })))
         }
-        StepKind::Upsample { stride } => {
+        StepKind::Upsample { stride, part } => {
             let [z, y, x] = *stride;
-            let weight = parameters.take(&format!("{here}.weight"), &[in_channels, out_channels, z, y, x])?;
-            let bias = parameters.take_if_any(&format!("{here}.bias"), &[out_channels])?;
+            let [first, all] = part.unwrap_or([0, out_channels]);
+            let weight = parameters.take(&format!("{here}.weight"), &[in_channels, all, z, y, x])?;
+            let weight = weight.narrow(1, first, out_channels)?.contiguous()?;
+            let bias = parameters.take_if_any(&format!("{here}.bias"), &[all])?;
+            let bias = bias.map(|bias| bias.narrow(0, first, out_channels)).transpose()?;
             let up = TransposedConv3d::new(*stride, operands[0], &weight, bias.as_ref(), backend)?;
             Ok(Layer::Upsample(Box::new(up)))
         }
         StepKind::Pool { stride } => Ok(Layer::Pool(AveragePool::new(operands[0], *stride, backend)?)),
         StepKind::Add { negative_slope } => {
-            let inputs = [operands[0], operands[1]];
+            // In place the output is the first input.
+            let inputs = match *operands {
+                [other] => [output, other],
+                _ => [operands[0], operands[1]],
+            };
             Ok(Layer::Add(ResidualAdd::new(inputs, *negative_slope, backend)?))
         }
     }

@@ -2,8 +2,12 @@
 //!
 //! Source: dynamic-network-architectures, `unet_decoder.py: UNetDecoder`, `simple_conv_blocks.py: StackedConvBlocks`.
 
+use super::Steps;
 use super::plan::{Head, Plan, PlanBuilder, PlanError, ValueId};
 use crate::ops::{ConvShape, ValueShape};
+
+/// Numbers of the widest vectors.
+const WIDEST_VECTOR: usize = 16;
 
 /// Shape of a U-Net but for its encoder's layers. One entry per stage, highest resolution first.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,24 +115,54 @@ impl UNetConfig {
         &self,
         mut builder: PlanBuilder,
         skips: &[ValueId],
+        steps: Steps,
     ) -> Result<Plan, PlanError> {
         let patch = builder.dims(builder.input());
         let deepest = self.features.len() - 1;
         let mut x = skips[deepest];
         for (d, s) in (0..deepest).rev().enumerate() {
             let layer = format!("decoder.transpconvs.{d}");
-            let up = builder.upsample(layer.clone(), x, self.features[s], self.strides[s + 1]);
-            let (upsampled, skip) = (builder.dims(up), builder.dims(skips[s]));
+            let stride = self.strides[s + 1];
+            let upsampled = std::array::from_fn(|a| builder.dims(x)[a].saturating_mul(stride[a]));
+            let skip = builder.dims(skips[s]);
             if upsampled != skip {
                 return Err(PlanError::Indivisible { patch, layer, upsampled, skip });
             }
             let shape = ConvShape { out_channels: self.features[s], kernel: self.kernels[s], stride: [1; 3] };
-            x = builder.conv(format!("decoder.stages.{d}.convs.0"), &[up, skips[s]], shape, self.slope());
+            let conv = format!("decoder.stages.{d}.convs.0");
+            x = if s == 0 && steps == Steps::InParts {
+                self.plan_joint_in_parts(&mut builder, [layer, conv], [x, skips[s]], shape)
+            } else {
+                let up = builder.upsample(layer, x, self.features[s], stride);
+                builder.conv(conv, &[up, skips[s]], shape, self.slope())
+            };
             for i in 1..self.convs_decoder[d] {
                 x = builder.conv(format!("decoder.stages.{d}.convs.{i}"), &[x], shape, self.slope());
             }
         }
         let parameters = format!("decoder.seg_layers.{}", deepest - 1);
         builder.finish(Head { parameters, features: x, classes: self.classes })
+    }
+
+    /// Upsampling to full resolution and the convolution over it and the skip connection, which is read, and done with, first;
+    /// then the upsampled channels come, half of them at a time where the halves fill the widest vectors.
+    fn plan_joint_in_parts(
+        &self,
+        builder: &mut PlanBuilder,
+        [upsampling, conv]: [String; 2],
+        [coarse, skip]: [ValueId; 2],
+        shape: ConvShape,
+    ) -> ValueId {
+        let features = self.features[0];
+        let groups = if features.is_multiple_of(2 * WIDEST_VECTOR) { 2 } else { 1 };
+        let all = 2 * features;
+        let output = builder.begin_conv(conv.clone(), skip, shape, self.slope(), [features, all]);
+        for group in 0..groups {
+            let channels = group * features / groups..(group + 1) * features / groups;
+            let first = channels.start;
+            let up = builder.upsample_part(upsampling.clone(), coarse, channels, features, self.strides[1]);
+            builder.continue_conv(conv.clone(), up, output, shape, [first, all], group + 1 < groups);
+        }
+        output
     }
 }

@@ -34,7 +34,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 pub(super) use sums::LogitReader;
-use sums::{Sums, bands};
+use sums::{Sums, Weighting, bands};
 use tiles::{Tiles, run_network};
 
 /// How a model is run.
@@ -195,10 +195,13 @@ fn activation_bytes(plan: &Plan) -> u128 {
     bytes(&[plan.buffer_len()], size_of::<f32>())
 }
 
-/// The model's network, planned for its patch.
-fn plan_of(model: &ModelFolder) -> Result<Plan, PredictError> {
-    let configuration = &model.configuration;
-    let plan = configuration.network.plan(configuration.patch_size);
+/// The model's network, planned for its patch and what computes.
+fn plan_of(model: &ModelFolder, backend: Backend) -> Result<Plan, PredictError> {
+    let (network, patch) = (&model.configuration.network, model.configuration.patch_size);
+    let plan = match backend {
+        Backend::Cpu(_) => network.plan_in_parts(patch),
+        Backend::Cuda(_) => network.plan(patch),
+    };
     plan.map_err(|error| PredictError::Plan { path: model.path.clone(), source: Box::new(error) })
 }
 
@@ -207,8 +210,7 @@ fn plan_of(model: &ModelFolder) -> Result<Plan, PredictError> {
 /// # Errors
 /// If the patch does not fit the network.
 pub fn run_flop(model: &ModelFolder) -> Result<u64, PredictError> {
-    let plan = plan_of(model)?;
-    Ok(plan.flop_of_all())
+    Ok(plan_of(model, Backend::Cpu(Arithmetic::detect()))?.flop_of_all())
 }
 
 impl<'m> Predictor<'m> {
@@ -229,7 +231,7 @@ impl<'m> Predictor<'m> {
         options: PredictOptions,
         memory: MemoryGauge,
     ) -> Result<Self, PredictError> {
-        let plan = plan_of(model)?;
+        let plan = plan_of(model, options.backend())?;
         let runner = match options.gpu {
             Some(_) => None,
             None => {
@@ -449,8 +451,9 @@ impl<'m> Predictor<'m> {
         let image = image()?;
         let weights = importance_map(patch, options.accumulate);
         let weights = Tensor::new(weights.as_slice(), &Device::Cpu)?;
-        let mut tiles = Tiles::new(runner, &self.mirrorings, image, &tiling, weights)?;
-        let mut sums = Sums::new(depth, kept, self.heads(), fold_count, options.accumulate)?;
+        let mut tiles = Tiles::new(runner, &self.mirrorings, image, &tiling)?;
+        let weighting = Weighting { tiling: &tiling, patch, weights };
+        let mut sums = Sums::new(weighting, kept, self.heads(), fold_count, options.accumulate)?;
         let total = fold_count * tiling.starts.len();
         let mut done = 0;
         let folds = self.fold_queue();
@@ -462,9 +465,6 @@ impl<'m> Predictor<'m> {
                 for band in &bands {
                     for tile in band.tiles.clone() {
                         tiles.predict(tile, &fold, &sums)?;
-                        if number == 0 {
-                            tiles.count(tile, &sums)?;
-                        }
                         done += 1;
                         if !observer(TileProgress { done, total }) {
                             return Err(PredictError::Interrupted);
@@ -507,7 +507,7 @@ impl<'m> Predictor<'m> {
         let tile = plan.logits();
         let tile_sums =
             if self.mirrorings.len() > 1 { bytes(&tile.dims, size_of::<f32>() * tile.channels) } else { 0 };
-        let tile_weights = bytes(&tile.dims, 2 * size_of::<f32>());
+        let tile_weights = bytes(&tile.dims, size_of::<f32>());
         let asked = activation_bytes(plan) + sums + results + tile_sums + tile_weights;
         self.memory.check("the network's activations and the sums over its tiles", asked)
     }

@@ -125,6 +125,19 @@ impl Conv3d {
         };
         Ok(Self { operands: operands.to_vec(), out, side })
     }
+
+    /// The same convolution, whose sums are added to what the output holds: sums of other channels of the same input.
+    ///
+    /// # Errors
+    /// If it is packed for a GPU, where nothing is computed in parts.
+    pub fn added_to_output(mut self) -> Result<Self> {
+        match &mut self.side {
+            Side::Cpu { conv, .. } => conv.adds_to_output = true,
+            #[cfg(feature = "cuda")]
+            Side::Cuda(_) => bail!("{}: packed for a GPU, cannot add to its output", self.name()),
+        }
+        Ok(self)
+    }
 }
 
 impl Operator for Conv3d {

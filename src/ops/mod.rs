@@ -38,7 +38,7 @@ pub use cuda::{Cuda, CudaError, CudaUnavailable};
 pub use gpu::{CudaOptions, CudaPrecision, Description, KernelCode};
 pub use head::{AccumulateLogits, AddLogits, SegmentationHead};
 pub use residual_add::ResidualAdd;
-pub use tile::{AccumulateTile, DiscardFront, DivideByWeights, GatherTile, Mirroring};
+pub use tile::{AccumulateTile, CountTile, DiscardFront, DivideByWeights, GatherTile, Mirroring};
 pub use transposed_conv3d::TransposedConv3d;
 pub use value::{Operand, ValueShape};
 pub use within::{Operator, Within};

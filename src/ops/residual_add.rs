@@ -1,14 +1,15 @@
 //! The end of a residual block: norm, sum with the skip connection and activation in one pass.
 
 use super::backend::Backend;
-use super::cpu::residual_add::add;
+use super::cpu::activation::Affine;
+use super::cpu::residual_add::{add, add_in_place};
 #[cfg(feature = "cuda")]
 use super::cuda::{CudaResidualAdd, DeviceValue};
 use super::value::Operand;
 use super::within::Operator;
 use candle_core::{Result, bail};
 
-/// `leaky_relu(a + b)` of two stored values.
+/// `leaky_relu(a + b)` of two stored values; with one source, on the CPU, `a` is what the output holds.
 ///
 /// Each input is read with its own scale, shift and slope: a residual block's second convolution with its norm (slope 1),
 /// and the skip connection, whatever it is. The output is a stored value with scale 1 and shift 0, its activation already
@@ -43,13 +44,25 @@ impl Operator for ResidualAdd {
     fn run(&self, output: &mut [f32], sources: &[&[f32]]) -> Result<()> {
         let op = self.name();
         let Backend::Cpu(arithmetic) = self.backend else { bail!("{op}: packed for a GPU") };
-        let &[first, second] = sources else { bail!("{op}: {} sources, expected two", sources.len()) };
         let [a, b] = &self.inputs;
-        let (a, b) = (a.view(first, op)?, b.view(second, op)?);
-        let out = self.inputs[0].shape.view_mut(output, op)?;
-        out.scale.fill(1.0);
-        out.shift.fill(0.0);
-        add(arithmetic.isa(), [a, b], self.negative_slope, out.raw);
+        let (isa, slope) = (arithmetic.isa(), self.negative_slope);
+        match *sources {
+            [first, second] => {
+                let (a, b) = (a.view(first, op)?, b.view(second, op)?);
+                let out = self.inputs[0].shape.view_mut(output, op)?;
+                out.scale.fill(1.0);
+                out.shift.fill(0.0);
+                add(isa, [a, b], slope, out.raw);
+            }
+            [second] => {
+                let first = Affine::of(&a.view(output, op)?);
+                let out = self.inputs[0].shape.view_mut(output, op)?;
+                add_in_place(isa, &first, b.view(second, op)?, slope, out.raw);
+                out.scale.fill(1.0);
+                out.shift.fill(0.0);
+            }
+            _ => bail!("{op}: {} sources, expected one or two", sources.len()),
+        }
         Ok(())
     }
 

@@ -231,6 +231,58 @@ impl InplaceOp3 for AccumulateTile {
     }
 }
 
+/// Adds a tile's weights to their sum: `total.inplace_op2(&weights, &op)`.
+///
+/// The sum is a flat (D, H, W) tensor, float32 or float16, rounded as [`AccumulateTile`] rounds; the weights are (D, H, W) of the
+/// tile.
+pub struct CountTile {
+    /// Grid of the image.
+    pub image_dims: [usize; 3],
+    /// First voxel of the tile in the image; may be negative.
+    pub start: [isize; 3],
+    /// Grid of the tile.
+    pub tile: [usize; 3],
+}
+
+impl CountTile {
+    fn add<T: Sum>(&self, total: &mut [T], weights: &[f32]) {
+        let tile = ValueShape { dims: self.tile, channels: 1 };
+        let [_, height, width] = self.tile;
+        let place = Placement { image_dims: self.image_dims, start: self.start, tile };
+        place.for_each_row(total, |z, y, columns, row| {
+            let weights = &weights[(z * height + y) * width..][columns];
+            row.iter_mut().zip(weights).for_each(|(sum, &weight)| sum.add(weight));
+        });
+    }
+}
+
+impl InplaceOp2 for CountTile {
+    fn name(&self) -> &'static str {
+        "count_tile"
+    }
+
+    fn cpu_fwd(
+        &self,
+        dst: &mut CpuStorage,
+        layout: &Layout,
+        weights: &CpuStorage,
+        weights_layout: &Layout,
+    ) -> Result<()> {
+        let op = "count_tile";
+        let weights = floats(weights, weights_layout, op)?;
+        check_accumulator(layout, self.image_dims, 1, op)?;
+        if weights.len() != self.tile.iter().product::<usize>() {
+            bail!("{op}: {} weights, expected those of {:?}", weights.len(), self.tile);
+        }
+        match dst {
+            CpuStorage::F32(total) => self.add(total, weights),
+            CpuStorage::F16(total) => self.add(total, weights),
+            _ => bail!("{op}: accumulator must be float32 or float16"),
+        }
+        Ok(())
+    }
+}
+
 /// Turns weighted sums into means: `sums.inplace_op2(&weights, &op)`.
 ///
 /// The sums are flat (voxels, classes) float32, the weights are the sum of the tiles' weights at each voxel, float32.

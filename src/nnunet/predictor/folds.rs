@@ -97,7 +97,7 @@ impl<'m> Folds<'m> {
     }
 
     fn read(&self, number: usize) -> Loaded {
-        read_fold(self.model, &plan_of(self.model)?, self.model.folds[number], self.backend)
+        read_fold(self.model, &plan_of(self.model, self.backend)?, self.model.folds[number], self.backend)
     }
 }
 

@@ -5,7 +5,7 @@ use super::fold_mean::HalfMean;
 use super::tiles::with_values;
 use crate::imaging::memory::bytes;
 use crate::nnunet::sliding_window::{Accumulate, Tiling};
-use crate::ops::{AccumulateTile, DiscardFront, DivideByWeights, ValueShape};
+use crate::ops::{CountTile, DiscardFront, DivideByWeights};
 use candle_core::{DType, Device, Result, Tensor};
 use ndarray::ArrayView4;
 use std::ops::Range;
@@ -54,13 +54,37 @@ pub(super) fn bands(tiling: &Tiling, patch_depth: usize, folds: usize) -> Vec<Ba
     bands
 }
 
-/// Sums of logits and of weights over some planes of an image: those that tiles add to, and those before them that a
-/// reader still needs.
-pub(super) struct Sums {
+/// Planes whose weights are summed up at a time, where they are not kept.
+const COUNTED_PLANES: usize = 8;
+
+/// The tiles that are summed up, and the weight of each of their voxels.
+pub(super) struct Weighting<'a> {
+    pub tiling: &'a Tiling,
+    pub patch: [usize; 3],
+    /// (z, y, x) flattened.
+    pub weights: Tensor,
+}
+
+impl Weighting<'_> {
+    /// Sums of the weights over some planes of the image, (z, y, x) flattened; each addition is rounded to `dtype`.
+    fn sums(&self, planes: &Range<usize>, dtype: DType) -> Result<Tensor> {
+        let [_, height, width] = self.tiling.image;
+        let image_dims = [planes.len(), height, width];
+        let sums = Tensor::zeros(image_dims.iter().product::<usize>(), dtype, &Device::Cpu)?;
+        for &[z, y, x] in &self.tiling.starts {
+            let start = [z - planes.start as isize, y, x];
+            sums.inplace_op2(&self.weights, &CountTile { image_dims, start, tile: self.patch })?;
+        }
+        Ok(sums)
+    }
+}
+
+/// Sums of logits over some planes of an image: those that tiles add to, and those before them that a reader still needs. The
+/// sums of their weights are made when planes are final.
+pub(super) struct Sums<'a> {
+    weighting: Weighting<'a>,
     accumulate: Accumulate,
     folds: usize,
-    /// Planes of the image.
-    depth: usize,
     /// Grid of the planes here (z, y, x).
     dims: [usize; 3],
     heads: usize,
@@ -70,15 +94,13 @@ pub(super) struct Sums {
     done: usize,
     /// (z, y, x, heads) flattened; final planes are means already, if sums are float32.
     logits: Tensor,
-    /// (z, y, x) flattened.
-    weights: Tensor,
     /// Of float16 sums.
     halves: HalfMean,
     /// Means of the final planes, from the first on, if sums are float16.
     means: Vec<f32>,
 }
 
-impl Sums {
+impl<'a> Sums<'a> {
     /// Planes that have to be in memory at once.
     pub fn planes(bands: &[Band], reader: &dyn LogitReader) -> usize {
         let before = [0].into_iter().chain(bands.iter().map(|b| b.end));
@@ -88,16 +110,16 @@ impl Sums {
     /// Bytes of sums of this many heads over a grid (z, y, x).
     pub fn bytes(dims: [usize; 3], heads: usize, accumulate: Accumulate) -> u128 {
         let per_voxel = match accumulate {
-            Accumulate::Float32 => size_of::<f32>() * (heads + 1),
+            Accumulate::Float32 => size_of::<f32>() * heads,
             // Sums and weights, the sum over folds, and its mean as float32.
             Accumulate::Float16 => 2 * (heads + 1) + 2 * heads + size_of::<f32>() * heads,
         };
         bytes(&dims, per_voxel)
     }
 
-    /// Nothing is summed yet; `dims` is the grid (z, y, x) of the planes at once in memory, of `depth` in all.
+    /// Nothing is summed yet; `dims` is the grid (z, y, x) of the planes at once in memory.
     pub fn new(
-        depth: usize,
+        weighting: Weighting<'a>,
         dims: [usize; 3],
         heads: usize,
         folds: usize,
@@ -107,11 +129,9 @@ impl Sums {
             Accumulate::Float32 => DType::F32,
             Accumulate::Float16 => DType::F16,
         };
-        let voxels: usize = dims.iter().product();
-        let zeros = |len| Tensor::zeros(len, dtype, &Device::Cpu);
-        let (logits, weights) = (zeros(voxels * heads)?, zeros(voxels)?);
+        let logits = Tensor::zeros(dims.iter().product::<usize>() * heads, dtype, &Device::Cpu)?;
         let (halves, means) = (HalfMean::new(folds), Vec::new());
-        Ok(Self { accumulate, folds, depth, dims, heads, first: 0, done: 0, logits, weights, halves, means })
+        Ok(Self { weighting, accumulate, folds, dims, heads, first: 0, done: 0, logits, halves, means })
     }
 
     /// Grid (z, y, x) of the sums.
@@ -129,17 +149,16 @@ impl Sums {
         [z - self.first as isize, y, x]
     }
 
-    /// Counts the weights of a tile, (z, y, x) flattened, that starts at a voxel of the image.
-    pub fn count(&self, start: [isize; 3], tile: [usize; 3], ones: &Tensor, weights: &Tensor) -> Result<()> {
-        let (tile, start) = (ValueShape { dims: tile, channels: 1 }, self.place(start));
-        let count = AccumulateTile { image_dims: self.dims, start, tile, predictions: 1 };
-        self.weights.inplace_op3(ones, weights, &count)
+    /// Weight of every voxel of a tile, (z, y, x) flattened.
+    pub fn weights(&self) -> &Tensor {
+        &self.weighting.weights
     }
 
     /// Ends a fold, after whose tiles all planes before `end` are final.
     pub fn end_fold(&mut self, end: usize) -> std::result::Result<(), PredictError> {
         if self.accumulate == Accumulate::Float16 {
-            let [logits, weights] = self.planes_of_both(self.done..end)?;
+            let planes = self.done..end;
+            let (logits, weights) = (self.sums_of(&planes)?, self.weighting.sums(&planes, DType::F16)?);
             with_values(&logits, |logits| {
                 with_values(&weights, |weights| self.halves.add(logits, weights))
             })???;
@@ -154,9 +173,13 @@ impl Sums {
     pub fn hand_over(&mut self, end: usize, reader: &mut dyn LogitReader) -> Result<()> {
         match self.accumulate {
             Accumulate::Float32 => {
-                let [logits, weights] = self.planes_of_both(self.done..end)?;
-                logits.inplace_op2(&weights, &DivideByWeights { predictions: self.folds })?;
-                let [means, _] = self.planes_of_both(self.first..end)?;
+                for start in (self.done..end).step_by(COUNTED_PLANES) {
+                    let planes = start..(start + COUNTED_PLANES).min(end);
+                    let weights = self.weighting.sums(&planes, DType::F32)?;
+                    let divide = DivideByWeights { predictions: self.folds };
+                    self.sums_of(&planes)?.inplace_op2(&weights, &divide)?;
+                }
+                let means = self.sums_of(&(self.first..end))?;
                 with_values(&means, |means| self.show(end, means, reader))??;
             }
             Accumulate::Float16 => {
@@ -165,7 +188,7 @@ impl Sums {
             }
         }
         self.done = end;
-        if end < self.depth { self.forget(reader.needed_from(end)) } else { Ok(()) }
+        if end < self.weighting.tiling.image[0] { self.forget(reader.needed_from(end)) } else { Ok(()) }
     }
 
     fn show(&self, end: usize, values: &[f32], reader: &mut dyn LogitReader) -> Result<()> {
@@ -181,20 +204,16 @@ impl Sums {
         let [_, height, width] = self.dims;
         let voxels = planes * height * width;
         self.logits.inplace_op1(&DiscardFront { elements: voxels * self.heads })?;
-        self.weights.inplace_op1(&DiscardFront { elements: voxels })?;
         self.means.drain(..(voxels * self.heads).min(self.means.len()));
         self.first = plane;
         Ok(())
     }
 
-    /// The sums of logits and of weights of some planes of the image.
-    fn planes_of_both(&self, planes: Range<usize>) -> Result<[Tensor; 2]> {
+    /// The sums of logits of some planes of the image.
+    fn sums_of(&self, planes: &Range<usize>) -> Result<Tensor> {
         let [_, height, width] = self.dims;
-        let plane = height * width;
-        let of = |sums: &Tensor, channels| {
-            sums.narrow(0, (planes.start - self.first) * plane * channels, planes.len() * plane * channels)
-        };
-        Ok([of(&self.logits, self.heads)?, of(&self.weights, 1)?])
+        let plane = height * width * self.heads;
+        self.logits.narrow(0, (planes.start - self.first) * plane, planes.len() * plane)
     }
 }
 
@@ -202,6 +221,7 @@ impl Sums {
 mod tests {
     use super::*;
     use crate::nnunet::sliding_window::importance_map;
+    use crate::ops::{AccumulateTile, ValueShape};
     use half::f16;
     use proptest::prelude::*;
 
@@ -317,10 +337,10 @@ mod tests {
             let bands = bands(&tiling, patch[0], folds);
             let mut reader = Keeping { behind, next: 0, planes: Vec::new() };
             let kept = [Sums::planes(&bands, &reader), image[1], image[2]];
-            let mut sums = Sums::new(image[0], kept, heads, folds, accumulate).unwrap();
             let tile = ValueShape { dims: patch, channels: heads };
             let weights = Tensor::new(importance_map(patch, accumulate), &Device::Cpu).unwrap();
-            let ones = weights.ones_like().unwrap();
+            let weighting = Weighting { tiling: &tiling, patch, weights };
+            let mut sums = Sums::new(weighting, kept, heads, folds, accumulate).unwrap();
             for fold in 0..folds {
                 for band in &bands {
                     for number in band.tiles.clone() {
@@ -329,10 +349,7 @@ mod tests {
                         let values = Tensor::new(values, &Device::Cpu).unwrap();
                         let (image_dims, start_here) = (sums.dims(), sums.place(start));
                         let add = AccumulateTile { image_dims, start: start_here, tile, predictions: 1 };
-                        sums.logits().inplace_op3(&values, &weights, &add).unwrap();
-                        if fold == 0 {
-                            sums.count(start, patch, &ones, &weights).unwrap();
-                        }
+                        sums.logits().inplace_op3(&values, sums.weights(), &add).unwrap();
                     }
                     sums.end_fold(band.end).unwrap();
                     if fold + 1 == folds {

@@ -14,10 +14,6 @@ pub(super) struct Tiles<'a> {
     tiling: &'a Tiling,
     /// (channel, z, y, x), flattened.
     image: Tensor,
-    /// Weight of every voxel of a tile, (z, y, x) flattened.
-    weights: Tensor,
-    /// As many ones.
-    ones: Tensor,
     inputs: Vec<TileInput>,
     /// Sum of one tile's logits over all mirrorings but the last, (z, y, x, heads) flattened; reused tile after tile.
     sum: Option<Tensor>,
@@ -32,7 +28,6 @@ impl<'a> Tiles<'a> {
         mirrorings: &'a [Mirroring],
         image: Tensor,
         tiling: &'a Tiling,
-        weights: Tensor,
     ) -> Result<Self> {
         let tile = runner.plan().logits();
         let (inputs, kept) = with_values(&image, |values| {
@@ -43,8 +38,7 @@ impl<'a> Tiles<'a> {
         let kept = (0..kept).map(|_| Ok((new_sum()?, false))).collect::<Result<Vec<_>>>()?;
         let constant = inputs.iter().filter(|i| **i != TileInput::Varied).count();
         tracing::debug!(tiles = inputs.len(), constant, kept = kept.len(), "tiles");
-        let ones = weights.ones_like()?;
-        Ok(Self { runner, mirrorings, tiling, image, weights, ones, inputs, sum, kept })
+        Ok(Self { runner, mirrorings, tiling, image, inputs, sum, kept })
     }
 
     /// From now on other weights are used: what was kept is void.
@@ -52,14 +46,8 @@ impl<'a> Tiles<'a> {
         self.kept.iter_mut().for_each(|(_, filled)| *filled = false);
     }
 
-    /// Counts one tile's weights.
-    pub fn count(&self, tile: usize, sums: &Sums) -> Result<()> {
-        let dims = self.runner.plan().logits().dims;
-        sums.count(self.tiling.starts[tile], dims, &self.ones, &self.weights)
-    }
-
     /// Adds one tile's mean over mirrorings to the sums.
-    pub fn predict(&mut self, tile: usize, fold: &Weights, sums: &Sums) -> Result<()> {
+    pub fn predict(&mut self, tile: usize, fold: &Weights, sums: &Sums<'_>) -> Result<()> {
         let start = self.tiling.starts[tile];
         match self.inputs[tile] {
             TileInput::Varied => self.accumulate(start, fold, sums, true),
@@ -72,7 +60,7 @@ impl<'a> Tiles<'a> {
                 let (tile, predictions) = (self.runner.plan().logits(), self.mirrorings.len());
                 let (image_dims, start) = (sums.dims(), sums.place(start));
                 let add = AccumulateTile { image_dims, start, tile, predictions };
-                sums.logits().inplace_op3(sum, &self.weights, &add)
+                sums.logits().inplace_op3(sum, sums.weights(), &add)
             }
         }
     }
@@ -83,7 +71,7 @@ impl<'a> Tiles<'a> {
         &self,
         start: [isize; 3],
         fold: &Weights,
-        sums: &Sums,
+        sums: &Sums<'_>,
         every_mirroring: bool,
     ) -> Result<()> {
         let (head, features) = (fold.head(), &self.runner.features()?);
@@ -99,7 +87,7 @@ impl<'a> Tiles<'a> {
                     let (others, predictions) = (sum.as_ref(), self.mirrorings.len());
                     let (image_dims, start) = (sums.dims(), sums.place(start));
                     let add = AccumulateLogits { head, mirroring, others, image_dims, start, predictions };
-                    sums.logits().inplace_op3(features, &self.weights, &add)?;
+                    sums.logits().inplace_op3(features, sums.weights(), &add)?;
                 }
             }
         }

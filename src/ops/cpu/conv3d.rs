@@ -74,6 +74,8 @@ pub(in crate::ops) struct CpuConv {
     #[cfg(target_arch = "x86_64")]
     pub(super) tiles: Option<TileWeights>,
     pub(super) blocking: Blocking,
+    /// Whether sums are added to what the output holds.
+    pub adds_to_output: bool,
     state: Mutex<State>,
 }
 
@@ -191,6 +193,7 @@ impl CpuConv {
             #[cfg(target_arch = "x86_64")]
             tiles,
             blocking,
+            adds_to_output: false,
             state: Mutex::new(State { affines, parts }),
         }
     }
@@ -240,7 +243,7 @@ impl CpuConv {
             .unwrap_or(0)
     }
 
-    /// Writes the raw output and, if asked for, its moments per channel.
+    /// Writes the raw output, or adds to it, and tells its moments per channel if they are asked for.
     pub fn run(
         &self,
         sources: &[Activation<'_>],

@@ -233,14 +233,31 @@ impl ConvTask<'_> {
         Epilogue::new(isa, [width, channels.len()], self.conv.voxel_channels(), out)
     }
 
-    /// Writes a block's finished row (position, width) of the box.
+    /// Writes a block's finished row (position, width) of the box, or adds it to what is there.
     #[inline(always)]
-    pub(super) fn finish_row(&self, epilogue: &mut Epilogue, block: usize, [z, y]: [usize; 2], row: &[f32]) {
+    pub(super) fn finish_row(
+        &self,
+        epilogue: &mut Epilogue,
+        block: usize,
+        [z, y]: [usize; 2],
+        row: &mut [f32],
+    ) {
         let (channels, _) = self.conv.weights.block(block);
         let (positions, stride) = (self.place.x.len(), self.conv.voxel_channels());
         assert_eq!(row.len(), positions * self.finished_width(block), "row of another length than the box's");
         let at = self.out([z, y, self.place.x.start], channels.start);
         assert!(at + (positions - 1) * stride + channels.len() <= self.out.len, "row beyond the output");
+        if self.conv.adds_to_output {
+            for (position, sums) in row.chunks_exact_mut(self.finished_width(block)).enumerate() {
+                // SAFETY: as below; these voxels were written before this convolution began.
+                let before = unsafe {
+                    std::slice::from_raw_parts(self.out.to.add(at + position * stride), channels.len())
+                };
+                for (sum, before) in sums.iter_mut().zip(before) {
+                    *sum += before;
+                }
+            }
+        }
         // SAFETY: the row was checked to lie within the output and belongs to this task's box.
         unsafe { epilogue.row(row, self.out.to.add(at)) };
     }

@@ -73,7 +73,7 @@ impl ConvTask<'_> {
                 let to = at.map(|[row, position]| row * row_len + position * width);
                 tiles.multiply(sum, at, Start::Bias, finished, to);
                 while (done + 1) * plane.per_row <= pair[1] + 1 {
-                    let row = &finished[done * row_len..][..row_len];
+                    let row = &mut finished[done * row_len..][..row_len];
                     self.finish_row(epilogue, block, [z, self.place.y.start + done], row);
                     done += 1;
                 }

@@ -61,7 +61,7 @@ impl ConvTask<'_> {
                     let outputs = &mut finished[tile * OUTPUTS * width..][..OUTPUTS * width];
                     winograd::transform_sums(points, bias, outputs);
                 }
-                let row = &finished[..self.place.x.len() * width];
+                let row = &mut finished[..self.place.x.len() * width];
                 self.finish_row(epilogue, block, [z, y], row);
             }
         }

@@ -1,6 +1,6 @@
 //! The tiles of one image on a GPU: in batches, over all folds.
 
-use super::super::sums::{Sums, bands};
+use super::super::sums::{Sums, Weighting, bands};
 use super::super::{PredictError, TileObserver, TileProgress};
 use super::OnGpu;
 use super::receiver::Receiver;
@@ -127,13 +127,14 @@ impl Tiles<'_, '_> {
         let patch = predictor.model.configuration.patch_size;
         let (folds, heads) = (predictor.folds(), predictor.heads());
         let bands = bands(&self.tiling, patch[0], folds);
-        let [depth, height, width] = self.tiling.image;
+        let tiling = self.tiling.clone();
+        let [_, height, width] = tiling.image;
         let kept = [Sums::planes(&bands, receiver), height, width];
         let asked = Sums::bytes(kept, heads, predictor.options.accumulate);
         predictor.memory.check("the sums over tiles", asked)?;
-        let mut sums = Sums::new(depth, kept, heads, folds, predictor.options.accumulate)?;
         let weights = Tensor::new(weights, &Device::Cpu)?;
-        let ones = weights.ones_like()?;
+        let weighting = Weighting { tiling: &tiling, patch, weights };
+        let mut sums = Sums::new(weighting, kept, heads, folds, predictor.options.accumulate)?;
         let logits = self.runner.plan().logits();
         let mut values = vec![0.0; logits.data_len()];
         self.each_fold(observer, |this, fold, number, progress| {
@@ -148,10 +149,7 @@ impl Tiles<'_, '_> {
                         }
                         this.sums.read(gpu, &mut values)?;
                         let start = this.tiling.starts[tile];
-                        add_on_host(&sums, logits, &values, &weights, start, copies.predictions)?;
-                        if number == 0 {
-                            sums.count(start, logits.dims, &ones, &weights)?;
-                        }
+                        add_on_host(&sums, logits, &values, start, copies.predictions)?;
                         progress(1)?;
                     }
                 }
@@ -203,14 +201,13 @@ impl Tiles<'_, '_> {
 
 /// Adds a tile's sum over mirrorings, as a weighted mean, to the host's sums.
 fn add_on_host(
-    sums: &Sums,
+    sums: &Sums<'_>,
     tile: ValueShape,
     values: &[f32],
-    weights: &Tensor,
     start: [isize; 3],
     predictions: usize,
 ) -> Result<(), PredictError> {
     let values = Tensor::new(values, &Device::Cpu)?;
     let add = AccumulateTile { image_dims: sums.dims(), start: sums.place(start), tile, predictions };
-    Ok(sums.logits().inplace_op3(&values, weights, &add)?)
+    Ok(sums.logits().inplace_op3(&values, sums.weights(), &add)?)
 }
