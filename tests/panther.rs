@@ -234,7 +234,7 @@ fn impossible_recipes_are_refused_with_the_key() {
         (|r| r["pancreas"] = coarse_stage(&[0]), "pancreas.labels has 0, which is the background"),
         (|r| r["pancreas"] = coarse_stage(&[7]), "pancreas.labels has 7, pancreas.model has labels 0 to 2"),
         (|r| r["average"] = json!("median"), "unknown variant `median`"),
-        (|r| r["system"] = json!("panorama"), "unknown field `average`"),
+        (|r| r["system"] = json!("panorama"), "unknown field `"),
     ];
     for (change, message) in table {
         let desk = Desk::with_part_of_the_phantom();
@@ -254,8 +254,18 @@ fn members_that_cannot_be_averaged_are_named() {
         recipe["average"] = json!("logits");
     });
     desk.refuses(5, &["average is \"logits\", but members[1] prepares scans otherwise than members[0]"]);
-    desk.recipe(|recipe| recipe["members"][1]["folder"] = json!(root("tests/data/models/tiny")));
-    desk.refuses(5, &["members[1] ", "members[0] "]);
+    desk.recipe(|recipe| recipe["members"][1]["folder"] = json!(root("tests/golden/models/regions")));
+    desk.refuses(5, &["members[1] predicts regions, the ensemble needs labels"]);
+    desk.recipe(|recipe| {
+        let lesion = "Dataset104_PANORAMA_baseline_PDAC_Detection";
+        let model = only_file(&root("weights/panorama").join(lesion));
+        recipe["members"][1]["folder"] = json!(model);
+        recipe["members"][1]["checkpoint"] = json!("checkpoint_best_panorama");
+    });
+    desk.refuses(
+        5,
+        &["members[1] has the labels background, ", "members[0] has background, tumor, pancreas"],
+    );
 }
 
 #[test]
@@ -349,10 +359,8 @@ fn a_first_stage_narrows_the_search_and_judges_components() {
 
 #[test]
 fn without_a_pancreas_the_answer_is_empty_or_the_whole_scan_is_searched() {
-    // Nothing but noise.
-    let desk = Desk::with_scan(Array3::from_shape_fn((12, 20, 22), |(z, y, x)| {
-        ((z * 7 + y * 13 + x * 29) % 31) as f32
-    }));
+    // Nothing but a ramp.
+    let desk = Desk::with_scan(Array3::from_shape_fn((12, 20, 22), |(_, _, x)| x as f32));
     for (otherwise, warning) in [
         ("zero_map", "no pancreas found: the segmentation is empty"),
         ("whole_image", "no pancreas found: searching the whole image"),
@@ -363,7 +371,9 @@ fn without_a_pancreas_the_answer_is_empty_or_the_whole_scan_is_searched() {
         });
         let (mask, log) = desk.segments(&[]);
         assert!(log.contains(warning), "{log}");
-        assert!(mask.data.iter().all(|&v| v == 0));
+        let searched = log.contains("started stage=\"tumour\"");
+        assert_eq!(searched, otherwise == "whole_image", "{log}");
+        assert!(searched || mask.data.iter().all(|&v| v == 0));
     }
 }
 

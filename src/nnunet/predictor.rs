@@ -450,7 +450,8 @@ impl<'m> Predictor<'m> {
         self.check_memory(kept, reader.bytes())?;
         let image = image()?;
         let weights = importance_map(patch, options.accumulate);
-        let weights = Tensor::new(weights.as_slice(), &Device::Cpu)?;
+        let voxels = weights.len();
+        let weights = Tensor::from_vec(weights, voxels, &Device::Cpu)?;
         let mut tiles = Tiles::new(runner, &self.mirrorings, image, &tiling)?;
         let weighting = Weighting { tiling: &tiling, patch, weights };
         let mut sums = Sums::new(weighting, kept, self.heads(), fold_count, options.accumulate)?;
