@@ -241,8 +241,12 @@ fn voxels_count_as_they_are() {
     desk.write("truth/a.mha", &[256_i16, -1], SPACING);
     desk.write("prediction/a.mha", &[0.5_f32, 0.5], SPACING);
     assert_eq!(desk.scores(&[])[..2], [1.0, 1.0]);
-    desk.write("prediction/a.mha", &[-1_i16, -1], SPACING);
-    assert_eq!(desk.scores(&[])[4..], [18.0, 0.0], "below 0 is background");
+    for wrong in [-1.0, f32::INFINITY] {
+        desk.write("prediction/a.mha", &[wrong, wrong], SPACING);
+        let (code, _, stderr) = desk.evaluate(&[]);
+        assert_eq!(code, 3);
+        assert!(stderr.contains("prediction/a.mha: expected a binary mask"), "{stderr}");
+    }
 }
 
 #[test]
@@ -260,19 +264,19 @@ type Spoil = fn(&Desk);
 const REFUSED: [(Spoil, &str); 14] = [
     (
         |desk| desk.write("prediction/b.mha", &[1_u8, 2], SPACING),
-        "prediction/b.mha: expected a binary mask (0 and 1, or 0 and one other value), got the values 0, 1, 2",
+        "prediction/b.mha: expected a binary mask (0 and 1, or 0 and one other value above 0), got the values 0, 1, 2",
     ),
     (
         |desk| desk.write("prediction/b.mha", &[2_u8; 24], SPACING),
-        "prediction/b.mha: expected a binary mask (0 and 1, or 0 and one other value), got the values 2",
+        "prediction/b.mha: expected a binary mask (0 and 1, or 0 and one other value above 0), got the values 2",
     ),
     (
         |desk| desk.write("prediction/b.mha", &[0.5_f32, 9.0, f32::NAN, -1.0, 3.0, 4.0], SPACING),
-        "prediction/b.mha: expected a binary mask (0 and 1, or 0 and one other value), got the values -1, 0.5, 3, 9, NaN, …",
+        "prediction/b.mha: expected a binary mask (0 and 1, or 0 and one other value above 0), got the values -1, 0.5, 3, 9, NaN, …",
     ),
     (
         |desk| desk.write("prediction/b.mha", &[f64::NAN], SPACING),
-        "prediction/b.mha: expected a binary mask (0 and 1, or 0 and one other value), got the values 0, NaN",
+        "prediction/b.mha: expected a binary mask (0 and 1, or 0 and one other value above 0), got the values 0, NaN",
     ),
     (
         |desk| desk.write("truth/b.mha", &[f32::NAN], SPACING),

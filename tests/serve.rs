@@ -180,11 +180,22 @@ fn cases_come_one_after_the_other_and_are_those_of_run() {
     desk.put_dull("third.mha", [4, 20, 22], [9.0, 4.5, 4.5]);
     assert_eq!(serving.ask("POST /invoke").0, 201);
     assert_eq!(desk.outputs(), ["pdac-likelihood.json", "third.mha"]);
+
+    // Another task; nothing of the one before stays.
+    let (images, mri) = (desk.path("case/images"), "abdominal-t2-mri/phantom-t2-mri.mha");
+    fs::remove_dir_all(images.join("venous-ct")).unwrap();
+    fs::create_dir(images.join("abdominal-t2-mri")).unwrap();
+    fs::copy(Path::new(ROOT).join("test_input/panther-t2/images").join(mri), images.join(mri)).unwrap();
+    assert_eq!(serving.ask("POST /invoke").0, 201);
+    let mask = "images/pancreatic-tumor-segmentation/phantom-t2-mri.mha";
+    let expected = read_image(&Path::new(ROOT).join("test_output/panther-t2").join(mask)).unwrap();
+    assert_eq!(read_image(&desk.path("out").join(mask)).unwrap(), expected);
+    assert!(!desk.path("out").join(MAP).exists() && !desk.path("out/pdac-likelihood.json").exists());
     let (code, log, took) = serving.end();
     assert_eq!(code, Some(0), "{log}");
     assert!(took < END, "{took:?}");
     assert!(
-        log.contains("INFO ready kept_folds=10 folds=10") && log.ends_with("INFO told to end\n"),
+        log.contains("INFO ready kept_folds=14 folds=14") && log.ends_with("INFO told to end\n"),
         "{log}"
     );
 }
@@ -367,7 +378,7 @@ fn what_keeps_the_server_from_starting_is_said() {
     fs::create_dir_all(desk.path("fifo/panorama")).unwrap();
     assert!(Command::new("mkfifo").arg(desk.path("fifo/panorama/pipeline.json")).status().unwrap().success());
     assert_eq!(none.status.code(), Some(5), "{log}");
-    assert!(log.lines().last().unwrap().contains("/nowhere/panorama/pipeline.json"), "{log}");
+    assert!(log.lines().last().unwrap().contains("/nowhere: holds no panorama/pipeline.json or "), "{log}");
 
     // A client that never finishes its request does not keep the program.
     let fifo = desk.path("fifo");

@@ -124,6 +124,9 @@ fn said_of(slugs: Option<Vec<String>>) -> String {
 /// If it holds none's, or several tasks'.
 pub fn task_of(input: &Path) -> Result<Interface, CaseError> {
     let input_path = || input.to_owned();
+    if let Err(source) = std::fs::read_dir(input) {
+        return Err(CaseError::Unreadable { folder: input_path(), source });
+    }
     match tasks_of(input, &INTERFACES).as_slice() {
         [one] => Ok(*one),
         [] => {

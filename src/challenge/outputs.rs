@@ -90,6 +90,10 @@ impl Outputs {
                 .map_err(|source| OutputError::Io { path: path.to_owned(), source })?;
         }
         Self::clear(output)?;
+        for other in INTERFACES.iter().filter(|other| other.output_images() != interface.output_images()) {
+            // An empty folder of another task says nothing, and one that is not empty is not ours.
+            let _kept = fs::remove_dir(output.join(other.output_images()));
+        }
         let number = interface.output_number().map(|number| output.join(number));
         Ok(Self { images, number, report: output.join(REPORT) })
     }

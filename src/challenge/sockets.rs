@@ -1,6 +1,6 @@
 //! Where a case's inputs lie: as the platform's `inputs.json` says, otherwise by the usual names.
 
-use super::interface::{Interface, Socket};
+use super::interface::{INTERFACES, Interface, Socket};
 use super::{list, name_of, small_file};
 use serde_json::Value;
 use std::fs;
@@ -157,7 +157,8 @@ fn entries_of(entries: &[Entry], socket: Socket) -> Vec<&Entry> {
     let by = |belongs: &dyn Fn(&Entry) -> bool| entries.iter().filter(|e| belongs(e)).collect::<Vec<_>>();
     let found = by(&|entry| entry.slug == socket.slug);
     if found.is_empty() {
-        by(&|entry| entry.relative_path.trim_end_matches('/') == socket.path)
+        let is_another = |entry: &Entry| INTERFACES.iter().any(|i| i.image.slug == entry.slug);
+        by(&|entry| entry.relative_path.trim_end_matches('/') == socket.path && !is_another(entry))
     } else {
         found
     }

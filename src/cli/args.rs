@@ -20,7 +20,7 @@ const EXIT_CODES: &str = "Exit codes:
   0    outputs written; the server was told to end; the outputs keep the rules
   1    unexpected error
   2    wrong arguments
-  3    the input image is missing, ambiguous, unreadable or not a scalar 3-D image of finite values
+  3    the input image is missing, ambiguous, unreadable, not a scalar 3-D image of finite values, or no MRI where one is expected
   4    the outputs cannot be written
   5    the weights or their recipe are missing, malformed or do not fit each other
   6    the scan or the networks need more memory than there is
@@ -165,7 +165,7 @@ pub struct ValidateArgs {
     /// Also check that the image lies on the grid of the scan in this input folder.
     #[arg(long, value_name = "DIR")]
     pub input: Option<PathBuf>,
-    /// Also check that the outputs are those in this folder: values to 0.001, segmentations but for 1 voxel in 10,000.
+    /// Also check that the outputs are those in this folder: values to 0.001, segmentations but for 1 in 100 of the tumour's voxels.
     #[arg(long, value_name = "DIR")]
     pub expected: Option<PathBuf>,
 }

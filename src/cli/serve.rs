@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use indicatif::MultiProgress;
 use pdac_cascade::challenge::{Answer, Interface, Request, Server};
 use pdac_cascade::nnunet::predictor::PredictError;
-use pdac_cascade::pipeline::{ExecutionOptions, KeptFolds, PipelineError, SystemRun};
+use pdac_cascade::pipeline::{ExecutionOptions, KeptFolds, PipelineError, SystemRun, half_of_memory};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::Receiver;
@@ -89,11 +89,21 @@ struct Systems<'c> {
 }
 
 impl Systems<'_> {
+    /// Keeps as many weights as leave half of the memory available, then runs each network once.
     fn get_ready(&self) -> Result<KeptFolds, PipelineError> {
+        let reserve = half_of_memory(self.options)?;
         let mut folds = KeptFolds::default();
         for (_, run) in &self.runs {
-            let KeptFolds { kept, all } = run.get_ready()?;
+            let KeptFolds { kept, all } = run.keep_weights(reserve)?;
             folds = KeptFolds { kept: folds.kept + kept, all: folds.all + all };
+        }
+        let warm_up = || self.runs.iter().try_for_each(|(_, run)| run.warm_up());
+        match warm_up() {
+            Err(PipelineError::Predict(PredictError::Memory(_))) if self.release_weights() => {
+                folds.kept = 0;
+                warm_up()?;
+            }
+            done => done?,
         }
         Ok(folds)
     }

@@ -38,14 +38,14 @@ impl WeightsFolder {
 
     /// The tasks that have a recipe here.
     fn recipes(&self) -> Vec<Interface> {
-        INTERFACES.into_iter().filter(|interface| self.recipe(interface).is_file()).collect()
+        INTERFACES.into_iter().filter(|interface| self.recipe(interface).exists()).collect()
     }
 
     /// The task's system with its models checked, their weights not yet read.
     pub fn open(&self, interface: &Interface) -> Result<System, PipelineError> {
         let recipe = self.recipe(interface);
         let others: Vec<&str> = self.recipes().iter().map(|i| i.name).collect();
-        if !others.is_empty() && !recipe.is_file() {
+        if !others.is_empty() && !recipe.exists() {
             let what = format!("no such file; there are recipes for {}", others.join(", "));
             return Err(PipelineError::Recipe { path: recipe, what });
         }

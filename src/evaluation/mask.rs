@@ -1,9 +1,9 @@
 //! Segmentations read as masks, and what is refused.
 
 use super::{EvaluationError, Pair};
-use crate::imaging::MemoryGauge;
 use crate::imaging::file::element::{Element, with_array};
 use crate::imaging::file::{Image, read_image_within};
+use crate::imaging::{Geometry, MemoryGauge};
 use ndarray::Array3;
 use std::path::Path;
 
@@ -29,6 +29,7 @@ impl Masks {
     /// If an image cannot be read or is no mask, or shapes or spacings differ.
     pub(super) fn read(pair: &Pair, memory: MemoryGauge) -> Result<Self, EvaluationError> {
         let truth = read_image_within(&pair.truth, memory)?;
+        let place = truth.geometry;
         let spacing = truth.geometry.spacing;
         let (size, spacing_xyz) = (truth.geometry.size_xyz(), truth.geometry.spacing_xyz());
         let truth = any_label(&pair.truth, &truth)?;
@@ -46,9 +47,22 @@ impl Masks {
             let what = format!("spacing is {got_spacing:?} mm (x, y, z), expected the {spacing_xyz:?}");
             return Err(differ(what));
         }
+        if !lies_as(&prediction.geometry, &place) {
+            tracing::warn!(
+                "{}: origin or direction differ from those of {}; they are not compared, voxel is scored against voxel",
+                pair.prediction.display(),
+                pair.truth.display()
+            );
+        }
         let prediction = foreground(&pair.prediction, &prediction)?;
         Ok(Self { truth, prediction, spacing })
     }
+}
+
+/// Whether a grid has the other's origin, to a thousandth of a mm, and direction.
+fn lies_as(a: &Geometry, b: &Geometry) -> bool {
+    let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-3);
+    near(&a.origin, &b.origin) && near(a.direction.as_flattened(), b.direction.as_flattened())
 }
 
 /// The voxels other than 0.
@@ -61,19 +75,19 @@ fn any_label(path: &Path, image: &Image) -> Result<Array3<bool>, EvaluationError
     Ok(with_array!(&image.voxels, array => array.mapv(|v| v.to_number() != 0.0)))
 }
 
-/// The voxels above 0 of an image that holds 0, or 1, or 0 and one other value.
+/// The voxels above 0 of an image that holds 0, or 1, or 0 and one other value above it.
 fn foreground(path: &Path, image: &Image) -> Result<Array3<bool>, EvaluationError> {
     let values = with_array!(&image.voxels, array => first_values(array.iter().map(|v| v.to_number())));
     let is_binary = match values[..] {
         [value] => value == 0.0 || value == 1.0,
-        [a, b] => (a == 0.0 || b == 0.0) && !a.is_nan() && !b.is_nan(),
+        [a, b] => [a, b].contains(&0.0) && a.is_finite() && b.is_finite() && a.min(b) == 0.0,
         _ => false,
     };
     if !is_binary {
         let more = if values.len() == MOST_VALUES { ", …" } else { "" };
         let values: Vec<_> = values.iter().map(ToString::to_string).collect();
         let what = format!(
-            "expected a binary mask (0 and 1, or 0 and one other value), got the values {}{more}",
+            "expected a binary mask (0 and 1, or 0 and one other value above 0), got the values {}{more}",
             values.join(", ")
         );
         return Err(EvaluationError::Values { path: path.to_owned(), what });

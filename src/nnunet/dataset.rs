@@ -82,9 +82,13 @@ impl Dataset {
         self.channel_names.len()
     }
 
-    /// Names of the labels in file order.
-    pub fn label_names(&self) -> Vec<&str> {
-        self.labels.iter().map(|(name, _)| name.as_str()).collect()
+    /// The labels in file order, as in "background 0, tumor 1".
+    pub fn described_labels(&self) -> String {
+        let described = self.labels.iter().map(|(name, label)| match label {
+            Label::Value(value) => format!("{name} {value}"),
+            Label::Region(values) => format!("{name} {values:?}"),
+        });
+        described.collect::<Vec<_>>().join(", ")
     }
 
     fn from_value(file: &Path, value: &Value) -> Result<Self, ModelError> {

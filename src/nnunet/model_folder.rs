@@ -33,7 +33,7 @@ impl fmt::Display for Fold {
 
 /// A fold as JSON spells it.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a fold: a number of at least 0, or \"all\"")]
 enum FoldName {
     Number(u32),
     Text(String),

@@ -13,7 +13,7 @@ use crate::nnunet::export::{
     MeanProbabilities, Segmentation, SegmentationRequest, add_probabilities, segment,
 };
 use crate::nnunet::model_folder::ModelFolder;
-use crate::nnunet::predictor::{Logits, PredictError, SharedScan, TileProgress, run_flop};
+use crate::nnunet::predictor::{Logits, PredictError, SharedScan, TileProgress, network_shape, run_flop};
 use crate::nnunet::sliding_window::Tiling;
 use half::f16;
 use ndarray::{Array3, Zip};
@@ -56,18 +56,20 @@ impl<'c> Ensemble<'c> {
         self.members.iter().map(|member| &member.stage)
     }
 
-    /// Labels of a scan (z, y, x; spacing in mm), and what a time budget changed, if there is one.
+    /// Labels of a scan (z, y, x; spacing in mm), and what a time budget changed, if there is one; `stage` is what this is called.
     ///
     /// # Errors
     /// If a network cannot run or the observer stops it.
     pub fn segment(
         &self,
+        stage: &'static str,
         image: Array3<f32>,
         spacing: [f64; 3],
         request: SegmentationRequest,
         observer: &dyn Observer,
     ) -> Result<(Segmentation, Option<BudgetReport>), PipelineError> {
         let (shares, report) = self.shares(&image, spacing, observer)?;
+        observer.stage(stage);
         let groups = self.groups(&shares);
         let segmentation = match groups.as_slice() {
             [group] => {
@@ -76,7 +78,7 @@ impl<'c> Ensemble<'c> {
                 self.segment_group(group, scan, request, observer)?
             }
             _ => {
-                let labels = self.segment_by_probabilities(&groups, &image, spacing, observer)?;
+                let labels = self.segment_by_probabilities(&groups, image, spacing, observer)?;
                 Segmentation { labels, probability: None }
             }
         };
@@ -110,7 +112,7 @@ impl<'c> Ensemble<'c> {
             let predictor = self.members[number].stage.predictor(share, None)?;
             return Ok(predictor.segment_scan(scan, request, &|progress| observer.tile(progress))?);
         }
-        let mut tiles = Tiles { observer, before: 0, all: self.tiles(group, &scan) };
+        let mut tiles = Tiles { observer, before: 0, all: self.tiles(group, scan.shape()) };
         let logits = self.mean_logits(group, &scan, None, &mut tiles)?;
         let model = self.members[group[0].0].stage.model();
         Ok(segment(model, scan.grid(), &logits, request))
@@ -120,7 +122,7 @@ impl<'c> Ensemble<'c> {
     fn segment_by_probabilities(
         &self,
         groups: &Groups,
-        image: &Array3<f32>,
+        mut image: Array3<f32>,
         spacing: [f64; 3],
         observer: &dyn Observer,
     ) -> Result<Array3<u16>, PipelineError> {
@@ -128,20 +130,25 @@ impl<'c> Ensemble<'c> {
         let model_of = |group: &[(usize, Share)]| self.members[group[0].0].stage.model();
         let classes = model_of(&groups[0]).dataset.output.heads();
         let asked = MeanProbabilities::bytes([z, y, x], classes) + bytes(&[z, y, x], size_of::<u16>());
-        self.memory.check("the members' probabilities", asked).map_err(PredictError::from)?;
-        let scan_for =
-            |group: &[(usize, Share)]| SharedScan::new(model_of(group), vec![image.clone()], spacing);
+        let asked = asked + bytes(&[z, y, x], size_of::<f32>());
+        self.memory
+            .check("the members' probabilities and a copy of the scan", asked)
+            .map_err(PredictError::from)?;
         let mut tiles = Tiles { observer, before: 0, all: 0 };
         for group in groups {
-            tiles.all += self.tiles(group, &scan_for(group)?);
+            tiles.all += self.tiles(group, network_shape(model_of(group), &image, spacing)?);
         }
+        let all = groups.iter().flatten().map(|&(member, _)| self.members[member].weight).sum::<f64>();
         let mut mean = MeanProbabilities::new([z, y, x], classes);
         for (number, group) in groups.iter().enumerate() {
-            let scan = scan_for(group)?;
+            let last = number + 1 == groups.len();
+            let image = if last { std::mem::take(&mut image) } else { image.clone() };
+            let scan = SharedScan::new(model_of(group), vec![image], spacing)?;
             let after = groups.get(number + 1).map(|next| next[0].0);
             let logits = self.mean_logits(group, &scan, after, &mut tiles)?;
             let weight: f64 = group.iter().map(|&(member, _)| self.members[member].weight).sum();
-            add_probabilities(&mut mean, model_of(group), scan.grid(), &logits, weight as f32);
+            let part = (weight / all) as f32;
+            add_probabilities(&mut mean, model_of(group), scan.grid(), &logits, part);
         }
         Ok(mean.labels())
     }
@@ -154,31 +161,31 @@ impl<'c> Ensemble<'c> {
         after: Option<usize>,
         tiles: &mut Tiles<'_>,
     ) -> Result<Logits, PipelineError> {
-        let alone = group.len() == 1;
+        let heads = self.members[group[0].0].stage.model().dataset.output.heads();
+        let logits = bytes(&scan.shape(), heads * size_of::<f32>());
+        let at_once = if group.len() > 1 { 2 } else { 1 };
+        self.memory.check("the members' logits", at_once * logits).map_err(PredictError::from)?;
+        let all = group.iter().map(|&(member, _)| self.members[member].weight).sum::<f64>();
         let mut mean: Option<Logits> = None;
-        let mut weights = 0.0;
         for (i, &(number, share)) in group.iter().enumerate() {
             let member = &self.members[number];
             let next = group.get(i + 1).map(|next| next.0).or(after);
             let predictor = member.stage.predictor(share, next.map(|next| &self.members[next].stage))?;
             let logits = predictor.logits_of(scan, &|progress| tiles.done(progress))?;
-            tiles.before += self.tiles(&[(number, share)], scan);
-            weights += member.weight;
-            let weight = if alone { 1.0 } else { member.weight as f32 };
+            tiles.before += self.tiles(&[(number, share)], scan.shape());
+            let part = (member.weight / all) as f32;
             mean = Some(match mean {
-                Some(sum) => sum_of(sum, &logits, weight),
-                None => scaled(logits, |v| v * weight),
+                Some(sum) => with_part(sum, &logits, part),
+                None => part_of(logits, part),
             });
         }
-        let logits = mean.ok_or_else(|| PredictError::from(candle_core::Error::msg("no member")))?;
-        let weights = weights as f32;
-        Ok(if alone { logits } else { scaled(logits, |v| v / weights) })
+        Ok(mean.ok_or_else(|| PredictError::from(candle_core::Error::msg("no member")))?)
     }
 
     /// Tiles of a group's members over all their folds.
-    fn tiles(&self, group: &[(usize, Share)], scan: &SharedScan) -> usize {
+    fn tiles(&self, group: &[(usize, Share)], shape: [usize; 3]) -> usize {
         let of = |&(number, share): &(usize, Share)| {
-            share.folds * tile_count(self.members[number].stage.model(), scan.shape(), share.step)
+            share.folds * tile_count(self.members[number].stage.model(), shape, share.step)
         };
         group.iter().map(of).sum()
     }
@@ -215,6 +222,24 @@ impl<'c> Ensemble<'c> {
         Ok((choice.shares, Some(report)))
     }
 
+    /// What a time budget changed where there is nothing to compute.
+    pub fn nothing_computed(&self, observer: &dyn Observer) -> Option<BudgetReport> {
+        let budget = observer.time()?;
+        let models = self.members.iter().map(|member| ModelReport {
+            folder: member.stage.folder().display().to_string(),
+            seconds_per_run: 0.0,
+            recipe: member.stage.whole_share(),
+            computed: None,
+        });
+        Some(BudgetReport {
+            time_budget_seconds: budget.limit.as_secs_f64(),
+            spent_before_seconds: budget.spent.as_secs_f64(),
+            expected_network_seconds: 0.0,
+            fits: true,
+            models: models.collect(),
+        })
+    }
+
     /// What each member costs: the network of the weightiest is run once, the others are taken to be as fast.
     fn loads(
         &self,
@@ -231,7 +256,7 @@ impl<'c> Ensemble<'c> {
         let mut loads = Vec::new();
         for member in &self.members {
             let model = member.stage.model();
-            let shape = SharedScan::new(model, vec![image.clone()], spacing)?.shape();
+            let shape = network_shape(model, image, spacing)?;
             let whole = member.stage.whole_share();
             loads.push(Load {
                 whole,
@@ -250,18 +275,18 @@ fn tile_count(model: &ModelFolder, shape: [usize; 3], step: f64) -> usize {
     Tiling::new(shape, model.configuration.patch_size, step).starts.len()
 }
 
-/// Logits changed one by one, and rounded to float16 if they are to stay float16 values.
-fn scaled(mut logits: Logits, change: impl Fn(f32) -> f32 + Sync) -> Logits {
+/// `part` times the logits, rounded to float16 if they are to stay float16 values.
+fn part_of(mut logits: Logits, part: f32) -> Logits {
     let half = logits.half;
-    logits.values.par_mapv_inplace(|v| rounded(change(v), half));
+    logits.values.par_mapv_inplace(|v| rounded(v * part, half));
     logits
 }
 
-/// `sum` plus `weight` times `logits`, rounded as [`scaled`] does.
-fn sum_of(mut sum: Logits, logits: &Logits, weight: f32) -> Logits {
+/// `sum` plus `part` times the logits, rounded as [`part_of`] does.
+fn with_part(mut sum: Logits, logits: &Logits, part: f32) -> Logits {
     let half = sum.half;
     Zip::from(&mut sum.values).and(&logits.values).par_for_each(|sum, v| {
-        *sum = rounded(*sum + rounded(v * weight, half), half);
+        *sum = rounded(*sum + rounded(v * part, half), half);
     });
     sum
 }

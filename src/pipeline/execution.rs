@@ -101,33 +101,33 @@ impl<'c> Stage<'c> {
     }
 }
 
-/// Gets ready for many scans: reads the weights of all folds and keeps as many of them as leave half of the memory that is
-/// available now, then runs each network once.
-pub(super) fn get_ready(
-    stages: &[&Stage<'_>],
-    options: ExecutionOptions,
-) -> Result<KeptFolds, PipelineError> {
-    let reserve = match options.gpu {
+/// Half of the memory that is available now where the weights are kept, in bytes.
+///
+/// # Errors
+/// If the GPU does not tell.
+pub fn half_of_memory(options: ExecutionOptions) -> Result<u64, PipelineError> {
+    Ok(match options.gpu {
         Some(gpu) => gpu.free_memory().map_err(PredictError::from)? / 2,
         None => options.memory.available().map_or(0, |available| available / 2),
-    };
+    })
+}
+
+/// Reads the weights of all folds of some models, and keeps as many of them as leave `reserve` bytes of memory available.
+pub(super) fn keep_weights(stages: &[&Stage<'_>], reserve: u64) -> Result<KeptFolds, PipelineError> {
     let mut folds = KeptFolds::default();
     for stage in stages {
-        folds.kept += stage.folds.keep(options.memory, reserve)?;
+        folds.kept += stage.folds.keep(stage.options.memory, reserve)?;
         folds.all += stage.model().folds.len();
-    }
-    let warm_up = || stages.iter().try_for_each(|stage| stage.warm_up());
-    match warm_up() {
-        Err(PredictError::Memory(_)) if release(stages) => {
-            folds.kept = 0;
-            warm_up()?;
-        }
-        done => done?,
     }
     Ok(folds)
 }
 
-/// Lets go the weights that [`get_ready`] kept: whether there were any.
+/// Runs the network of each model once.
+pub(super) fn warm_up(stages: &[&Stage<'_>]) -> Result<(), PipelineError> {
+    Ok(stages.iter().try_for_each(|stage| stage.warm_up())?)
+}
+
+/// Lets go the weights that [`keep_weights`] kept: whether there were any.
 pub(super) fn release(stages: &[&Stage<'_>]) -> bool {
     stages.iter().filter(|stage| stage.release()).count() > 0
 }

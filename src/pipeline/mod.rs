@@ -13,7 +13,7 @@ mod scan_check;
 pub mod system;
 
 pub use budget::{BudgetReport, TimeBudget};
-pub use execution::{ExecutionOptions, KeptFolds};
+pub use execution::{ExecutionOptions, KeptFolds, half_of_memory};
 pub use panorama::{Detection, Panorama, PanoramaRun};
 pub use panther::{Panther, PantherRun, TumourSegmentation};
 pub use recipe::Recipe;

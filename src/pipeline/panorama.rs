@@ -4,10 +4,10 @@
 
 use super::budget::BudgetReport;
 use super::ensemble::{Ensemble, Member};
-use super::execution::{ExecutionOptions, KeptFolds, Stage, get_ready, release};
+use super::execution::{ExecutionOptions, Stage};
 use super::locate::{Located, geometry_of, locate_pancreas};
 use super::nifti_passage::after_nifti;
-use super::recipe::{IfNoPancreas, PanoramaRecipe};
+use super::recipe::{IfNoPancreas, PanoramaRecipe, check_channels};
 use super::roi::{cut_out, slice_of};
 use super::{Observer, PipelineError};
 use crate::detection::{LesionCandidates, extract_lesion_candidates};
@@ -70,12 +70,8 @@ impl Panorama {
     }
 
     fn check(&self) -> Result<(), String> {
-        for (stage, model) in self.models() {
-            let channels = model.dataset.input_channels();
-            if channels != 1 {
-                return Err(format!("{stage}.model reads {channels} channels, the cascade gives it 1"));
-            }
-        }
+        self.recipe.pancreas.check_model(&self.pancreas)?;
+        check_channels("lesion.model", &self.lesion)?;
         let OutputKind::Labels { classes } = self.lesion.dataset.output else {
             return Err("lesion.model predicts regions, the cascade needs labels".to_owned());
         };
@@ -161,8 +157,7 @@ impl Panorama {
     }
 }
 
-/// Runs of the cascade. A network's first weights are loaded while something else is done: those of the first stage
-/// by [`PanoramaRun::load_first_weights`], those of the second while the last fold of the first computes.
+/// Runs of the cascade. The second network's first weights are loaded while the last fold of the first computes.
 pub struct PanoramaRun<'c> {
     cascade: &'c Panorama,
     options: ExecutionOptions,
@@ -172,26 +167,8 @@ pub struct PanoramaRun<'c> {
 }
 
 impl<'c> PanoramaRun<'c> {
-    /// Loads the weights that are needed first; an error is kept for [`PanoramaRun::run`].
-    pub fn load_first_weights(&self) {
-        self.pancreas.load_ahead();
-    }
-
-    /// Gets ready for many scans: reads the weights of all folds and keeps as many of them as leave half of the memory that
-    /// is available now, then runs each network once.
-    ///
-    /// # Errors
-    /// If weights cannot be loaded, or a network cannot run.
-    pub fn get_ready(&self) -> Result<KeptFolds, PipelineError> {
-        get_ready(&self.stages(), self.options)
-    }
-
-    /// Lets go the weights that [`PanoramaRun::get_ready`] kept: whether there were any.
-    pub fn release_weights(&self) -> bool {
-        release(&self.stages())
-    }
-
-    fn stages(&self) -> Vec<&Stage<'c>> {
+    /// The models in the order in which they run.
+    pub(super) fn stages(&self) -> Vec<&Stage<'c>> {
         [&self.pancreas].into_iter().chain(self.lesion.stages()).collect()
     }
 
@@ -212,7 +189,8 @@ impl<'c> PanoramaRun<'c> {
                 tracing::warn!("no pancreas found: the detection map is all zero and the likelihood 0");
                 drop(ct);
                 let map = self.empty_map(&geometry)?;
-                return Ok(Detection { map, likelihood: 0.0, candidates: 0, roi: None, budget: None });
+                let budget = self.lesion.nothing_computed(observer);
+                return Ok(Detection { map, likelihood: 0.0, candidates: 0, roi: None, budget });
             }
         };
         let region = Volume::new(cut_out(&roi, ct), geometry_of(&roi, &geometry));
@@ -251,10 +229,9 @@ impl<'c> PanoramaRun<'c> {
         region: Volume<f32>,
         observer: &dyn Observer,
     ) -> Result<(Segmentation, Option<BudgetReport>), PipelineError> {
-        observer.stage("lesion");
         let lesion = usize::from(self.cascade.recipe.lesion.lesion_label);
         let spacing = after_nifti(&region.geometry).spacing;
         let request = SegmentationRequest { decision: Decision::Probabilities, probability_of: Some(lesion) };
-        self.lesion.segment(region.data, spacing, request, observer)
+        self.lesion.segment("lesion", region.data, spacing, request, observer)
     }
 }

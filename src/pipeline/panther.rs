@@ -5,7 +5,7 @@
 
 use super::budget::BudgetReport;
 use super::ensemble::{Ensemble, Member};
-use super::execution::{ExecutionOptions, KeptFolds, Stage, get_ready, release};
+use super::execution::{ExecutionOptions, Stage};
 use super::locate::{geometry_of, locate_pancreas};
 use super::recipe::{Average, IfNoPancreas, PantherRecipe, Roi, check_channels};
 use super::roi::{cut_out, slice_of};
@@ -14,7 +14,7 @@ use super::{Observer, PipelineError};
 use crate::detection::tumour_components::Believed;
 use crate::imaging::Volume;
 use crate::imaging::memory::bytes;
-use crate::nnunet::dataset::OutputKind;
+use crate::nnunet::dataset::{Label, OutputKind};
 use crate::nnunet::export::{Decision, SegmentationRequest};
 use crate::nnunet::model_folder::ModelFolder;
 use crate::nnunet::predictor::PredictError;
@@ -99,8 +99,12 @@ impl Panther {
     /// Whether a member's answer can be averaged with the first one's.
     fn check_same(&self, at: &str, model: &ModelFolder) -> Result<(), String> {
         let first = &self.members[0];
-        if model.dataset.output != first.dataset.output {
-            let [labels, expected] = [model, first].map(|m| m.dataset.label_names().join(", "));
+        let [labels, expected] = [model, first].map(|m| &m.dataset.labels);
+        let moved = |(name, label): &(String, Label)| {
+            expected.iter().any(|(other, at_first)| other == name && at_first != label)
+        };
+        if model.dataset.output != first.dataset.output || labels.iter().any(moved) {
+            let [labels, expected] = [model, first].map(|m| m.dataset.described_labels());
             return Err(format!("{at} has the labels {labels}, members[0] has {expected}"));
         }
         if self.recipe.average == Average::Logits && !first.prepares_as(model) {
@@ -140,7 +144,7 @@ impl Panther {
     }
 }
 
-/// Runs of one task. A network's first weights are loaded while something else is done.
+/// Runs of one task. A network's first weights are loaded while the one before it computes.
 pub struct PantherRun<'c> {
     task: &'c Panther,
     options: ExecutionOptions,
@@ -149,27 +153,8 @@ pub struct PantherRun<'c> {
 }
 
 impl<'c> PantherRun<'c> {
-    /// Loads the weights that are needed first; an error is kept for [`PantherRun::run`].
-    pub fn load_first_weights(&self) {
-        if let Some(first) = self.stages().first() {
-            first.load_ahead();
-        }
-    }
-
-    /// Gets ready for many scans, as [`super::PanoramaRun::get_ready`] does.
-    ///
-    /// # Errors
-    /// If weights cannot be loaded, or a network cannot run.
-    pub fn get_ready(&self) -> Result<KeptFolds, PipelineError> {
-        get_ready(&self.stages(), self.options)
-    }
-
-    /// Lets go the weights that [`PantherRun::get_ready`] kept: whether there were any.
-    pub fn release_weights(&self) -> bool {
-        release(&self.stages())
-    }
-
-    fn stages(&self) -> Vec<&Stage<'c>> {
+    /// The models in the order in which they run.
+    pub(super) fn stages(&self) -> Vec<&Stage<'c>> {
         self.pancreas.iter().chain(self.members.stages()).collect()
     }
 
@@ -190,16 +175,18 @@ impl<'c> PantherRun<'c> {
             .map_err(PredictError::from)?;
         let (region, pancreas) = self.pancreas_in(&mri, observer)?;
         let mut mask = Array3::zeros(geometry.shape);
-        let mut budget = None;
+        let budget;
         if let Some(region) = region {
-            observer.stage("tumour");
             let spacing = geometry_of(&region, &geometry).spacing;
             let image = cut_out(&region, mri);
-            let (segmentation, report) = self.members.segment(image, spacing, BY_LOGITS, observer)?;
+            let (segmentation, report) =
+                self.members.segment("tumour", image, spacing, BY_LOGITS, observer)?;
             let tumour = self.task.recipe.tumour_label;
             let inside = segmentation.labels.mapv(|label| u8::from(label == tumour));
             mask.slice_mut(slice_of(&region)).assign(&inside);
             budget = report;
+        } else {
+            budget = self.members.nothing_computed(observer);
         }
         observer.stage("components");
         let voxel_mm3: f64 = geometry.spacing.iter().product();

@@ -8,7 +8,11 @@ use crate::nnunet::dataset::OutputKind;
 use crate::nnunet::model_folder::{Fold, ModelFolder};
 pub use panther::{Average, MemberRun, PantherRecipe};
 use serde::Deserialize;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+
+/// Spacings in mm that a first stage can have, generously.
+const SPACINGS: RangeInclusive<f64> = 0.1..=100.0;
 
 /// The recipe of a system, as the JSON file has it. Every key is required unless it says otherwise; unknown keys
 /// are errors.
@@ -35,6 +39,7 @@ pub struct PanoramaRecipe {
     /// Second stage: segments the lesion.
     pub lesion: LesionStage,
     /// Where lesion probabilities count; `null`: everywhere.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub mask: Option<Mask>,
     /// How lesion candidates are extracted.
     pub candidates: CandidateOptions,
@@ -148,8 +153,11 @@ impl PancreasStage {
     pub(super) fn check(&self) -> Result<(), String> {
         self.model.check("pancreas.model")?;
         let spacing = self.spacing_mm_xyz;
-        if !spacing.iter().all(|v| v.is_finite() && *v > 0.0) {
-            return Err(format!("pancreas.spacing_mm_xyz is {spacing:?}, needs three positive numbers"));
+        if !spacing.iter().all(|v| SPACINGS.contains(v)) {
+            let (least, most) = (SPACINGS.start(), SPACINGS.end());
+            return Err(format!(
+                "pancreas.spacing_mm_xyz is {spacing:?}, needs three numbers from {least} to {most}"
+            ));
         }
         if !self.outside_value.is_finite() {
             return Err(format!("pancreas.outside_value is {}, needs a finite number", self.outside_value));

@@ -1,6 +1,6 @@
 //! Any of the published systems, as its recipe chooses it.
 
-use super::execution::{ExecutionOptions, KeptFolds};
+use super::execution::{ExecutionOptions, KeptFolds, Stage, keep_weights, release, warm_up};
 use super::panorama::{Detection, Panorama, PanoramaRun};
 use super::panther::{Panther, PantherRun, TumourSegmentation};
 use super::{BudgetReport, Observer, PipelineError, Recipe};
@@ -90,33 +90,40 @@ pub enum SystemRun<'c> {
     Panther(PantherRun<'c>),
 }
 
-impl SystemRun<'_> {
+impl<'c> SystemRun<'c> {
+    fn stages(&self) -> Vec<&Stage<'c>> {
+        match self {
+            Self::Panorama(run) => run.stages(),
+            Self::Panther(run) => run.stages(),
+        }
+    }
+
     /// Loads the weights that are needed first; an error is kept for [`SystemRun::run`].
     pub fn load_first_weights(&self) {
-        match self {
-            Self::Panorama(run) => run.load_first_weights(),
-            Self::Panther(run) => run.load_first_weights(),
+        if let Some(first) = self.stages().first() {
+            first.load_ahead();
         }
     }
 
-    /// Gets ready for many scans: reads the weights of all folds and keeps as many of them as leave half of the memory that
-    /// is available now, then runs each network once.
+    /// Reads the weights of all folds, and keeps as many of them as leave `reserve` bytes of memory available.
     ///
     /// # Errors
-    /// If weights cannot be loaded, or a network cannot run.
-    pub fn get_ready(&self) -> Result<KeptFolds, PipelineError> {
-        match self {
-            Self::Panorama(run) => run.get_ready(),
-            Self::Panther(run) => run.get_ready(),
-        }
+    /// If weights cannot be loaded.
+    pub fn keep_weights(&self, reserve: u64) -> Result<KeptFolds, PipelineError> {
+        keep_weights(&self.stages(), reserve)
     }
 
-    /// Lets go the weights that [`SystemRun::get_ready`] kept: whether there were any.
+    /// Runs each network once: what happens at its first tile only then has happened.
+    ///
+    /// # Errors
+    /// If a network cannot run.
+    pub fn warm_up(&self) -> Result<(), PipelineError> {
+        warm_up(&self.stages())
+    }
+
+    /// Lets go the weights that [`SystemRun::keep_weights`] kept: whether there were any.
     pub fn release_weights(&self) -> bool {
-        match self {
-            Self::Panorama(run) => run.release_weights(),
-            Self::Panther(run) => run.release_weights(),
-        }
+        release(&self.stages())
     }
 
     /// Runs the whole system on a scan.

@@ -8,9 +8,10 @@ use crate::golden::{
 use ndarray::Array3;
 use pdac_cascade::nnunet::export::{Decision, Segmentation, SegmentationRequest, segment};
 use pdac_cascade::nnunet::model_folder::ModelFolder;
-use pdac_cascade::nnunet::predictor::{Logits, PredictOptions, Predictor, Preprocessed};
+use pdac_cascade::nnunet::predictor::{Logits, PredictOptions, Predictor, Preprocessed, SharedScan};
 use pdac_cascade::nnunet::sliding_window::Accumulate;
 use pdac_cascade::ops::{Arithmetic, Cuda, CudaPrecision};
+use std::time::Instant;
 
 /// What may differ; logits in float16 that are larger than 10 in proportion.
 struct Allowed {
@@ -59,7 +60,7 @@ fn run_in_child(precision: &str) {
 #[ignore = "runs on the software device, as a child of the two above"]
 fn networks_in_a_child() {
     let gpu = open_gpu();
-    let mut half_logits = 0;
+    let (mut half_logits, mut shared) = (0, 0);
     for folder in cases("nnunet", 12) {
         if LARGE.iter().any(|large| folder.ends_with(large)) && std::env::var_os(ALL).is_none() {
             eprintln!("measured: {} is skipped: {ALL} is not set", folder.display());
@@ -73,8 +74,13 @@ fn networks_in_a_child() {
             case.check_half_accumulation();
             half_logits += 1;
         }
+        if case.golden.info["model"].as_str().unwrap().starts_with("demo-panther") {
+            case.check_shared_scan();
+            shared += 1;
+        }
         case.check_segmentation();
     }
+    assert!(shared >= 1, "no scan was shared");
     assert_eq!(half_logits, 1);
 }
 
@@ -190,7 +196,7 @@ impl GoldenCase {
 
     /// Labels of nnU-Net, from the GPU's mean logits.
     fn check_labels(&self, logits: &Logits) {
-        let labels = segment(&self.model, &self.scan, logits, SegmentationRequest::default()).labels;
+        let labels = segment(&self.model, self.scan.grid(), logits, SegmentationRequest::default()).labels;
         self.check_clear_labels(&labels, &self.golden.labels("labels.mha"), &self.logits);
     }
 
@@ -218,10 +224,26 @@ impl GoldenCase {
             let request = SegmentationRequest { decision, probability_of: Some(head) };
             let (channels, spacing) = channels(&self.golden);
             let got = on_gpu.segment(channels, spacing, request, &|_| true).unwrap();
-            let expected = segment(&self.model, &self.scan, &logits, request);
+            let expected = segment(&self.model, self.scan.grid(), &logits, request);
             self.check_probability(&got, &expected);
             self.check_clear_labels(&got.labels, &expected.labels, &logits);
         }
+    }
+
+    /// A scan that several members of an ensemble share, which each prepares on the GPU, and the time of one run.
+    fn check_shared_scan(&self) {
+        let (channels, spacing) = channels(&self.golden);
+        let scan = SharedScan::new(&self.model, channels, spacing).unwrap();
+        let logits = |gpu| self.predictor(gpu, Accumulate::Float32).logits_of(&scan, &|_| true).unwrap();
+        let (got, expected) = (logits(Some(self.gpu)), logits(None));
+        assert_eq!(got.values.dim(), expected.values.dim());
+        let slices = [&got, &expected].map(|logits| logits.values.as_slice().unwrap());
+        let (difference, largest) = largest_difference(slices[0], slices[1]);
+        eprintln!("measured: {}: logits of a shared scan differ by {difference:.1e}", self.name);
+        assert!(difference <= self.allowed.logits * self.scale(largest), "{}: {difference}", self.name);
+        let began = Instant::now();
+        let time = self.predictor(Some(self.gpu), Accumulate::Float32).time_run(&|| began.elapsed()).unwrap();
+        assert!(!time.is_zero() && time < began.elapsed(), "{time:?}");
     }
 
     fn check_probability(&self, got: &Segmentation, expected: &Segmentation) {

@@ -89,6 +89,27 @@ pub struct ScanGrid {
     pub(in crate::nnunet) spacing: [f64; 3],
 }
 
+/// Shape (z, y, x in the network's axis order) of what a model's network sees of a scan of one channel; `spacing` is (z, y, x) in mm.
+///
+/// # Errors
+/// If there would be too many voxels at the network's spacing.
+pub fn network_shape(
+    model: &ModelFolder,
+    scan: &Array3<f32>,
+    spacing: [f64; 3],
+) -> Result<[usize; 3], PredictError> {
+    let crop = nonzero_box(&[scan.view().permuted_axes(model.transpose_forward)]);
+    target(model, &crop, spacing)
+}
+
+/// Shape of a crop, given in the network's axis order, at the network's spacing; `spacing` is the scan's.
+fn target(model: &ModelFolder, crop: &BoundingBox, spacing: [f64; 3]) -> Result<[usize; 3], PredictError> {
+    let (spacing, network) = (permute(spacing, model.transpose_forward), model.configuration.spacing);
+    let target = new_shape(crop.shape(), spacing, network).map(|n| n.max(1));
+    check_size(target, spacing, network)?;
+    Ok(target)
+}
+
 /// A scan cropped to its non-zero voxels, not yet normalised.
 #[derive(Clone)]
 pub(super) struct Cropped {
@@ -118,15 +139,14 @@ impl Cropped {
             return Err(PredictError::Channels { path: model.path.clone(), expected, got });
         }
         let channels: Vec<_> = channels.into_iter().map(|c| transpose(c, model.transpose_forward)).collect();
-        let spacing = permute(spacing, model.transpose_forward);
         let (z, y, x) = channels[0].dim();
         let full_shape = [z, y, x];
         let crop = nonzero_box(&channels.iter().map(|c| c.view()).collect::<Vec<_>>());
+        let target = target(model, &crop, spacing)?;
+        let spacing = permute(spacing, model.transpose_forward);
         let cropped: Vec<_> = channels.into_iter().map(|c| crop.cut(c)).collect();
         let masked = configuration.normalization.iter().any(ChannelNormalization::needs_mask);
         let mask = masked.then(|| nonzero_mask(&cropped.iter().map(|c| c.view()).collect::<Vec<_>>()));
-        let target = new_shape(crop.shape(), spacing, configuration.spacing).map(|n| n.max(1));
-        check_size(target, spacing, configuration.spacing)?;
         Ok(Self { channels: cropped, mask, full_shape, crop, spacing, target })
     }
 

@@ -4,7 +4,11 @@ use super::{ModelRun, PancreasStage, Roi};
 use crate::detection::ComponentRules;
 use crate::nnunet::model_folder::Fold;
 use serde::Deserialize;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+
+/// Weights that members can have: in this range none is lost in float32 beside another.
+const WEIGHTS: RangeInclusive<f64> = 1e-6..=1e6;
 
 /// Numbers of one PANTHER task.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -21,8 +25,10 @@ pub struct PantherRecipe {
     /// Label of the tumour; all others are removed from the output.
     pub tumour_label: u16,
     /// First stage: finds the pancreas in the scan at low resolution; `null`: there is none.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub pancreas: Option<PancreasStage>,
     /// Region around the pancreas that the members see; `null`: they see the whole scan.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub roi: Option<Roi>,
     /// Which components of the predicted tumour stay.
     pub postprocessing: ComponentRules,
@@ -82,8 +88,12 @@ impl PantherRecipe {
         }
         for (number, member) in self.members.iter().enumerate() {
             member.model.check(&format!("members[{number}]"))?;
-            if !(member.weight.is_finite() && member.weight > 0.0) {
-                return Err(format!("members[{number}].weight is {}, needs a number above 0", member.weight));
+            if !WEIGHTS.contains(&member.weight) {
+                let (least, most) = (WEIGHTS.start(), WEIGHTS.end());
+                let weight = member.weight;
+                return Err(format!(
+                    "members[{number}].weight is {weight}, needs a number from {least} to {most}"
+                ));
             }
         }
         if let Some(pancreas) = &self.pancreas {
@@ -100,9 +110,12 @@ impl PantherRecipe {
                 "postprocessing.min_pancreas_overlap is above 0",
             ),
         ];
-        match asks.into_iter().find(|(asks, _)| *asks && self.pancreas.is_none()) {
-            Some((_, what)) => Err(format!("{what}, but pancreas is null: no first stage finds one")),
-            None => Ok(()),
+        match (&self.pancreas, asks.into_iter().find(|(asks, _)| *asks)) {
+            (None, Some((_, what))) => Err(format!("{what}, but pancreas is null: no first stage finds one")),
+            (Some(_), None) => Err("pancreas is there, but neither roi nor \
+                postprocessing.min_pancreas_overlap asks for it"
+                .to_owned()),
+            _ => Ok(()),
         }
     }
 }
