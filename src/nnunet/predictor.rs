@@ -11,6 +11,7 @@ mod scan;
 mod shared_scan;
 mod sums;
 mod tiles;
+mod trial;
 
 use super::ModelError;
 use super::export::{Export, Segmentation, SegmentationRequest};
@@ -22,8 +23,8 @@ use crate::imaging::resampling::GridTooLarge;
 use crate::network::{Plan, PlanError, Runner};
 #[cfg(feature = "cuda")]
 use crate::ops::cuda_error;
-use crate::ops::{AddLogits, Arithmetic, Backend, Cuda, CudaError, Mirroring};
-use candle_core::{DType, Device, Tensor};
+use crate::ops::{Arithmetic, Backend, Cuda, CudaError, Mirroring};
+use candle_core::{Device, Tensor};
 use folds::FoldQueue;
 pub use folds::Folds;
 use ndarray::{Array3, Array4, ArrayView4};
@@ -32,10 +33,9 @@ pub use scan::{Preprocessed, ScanGrid, network_shape};
 pub use shared_scan::SharedScan;
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
 pub(super) use sums::LogitReader;
 use sums::{Sums, Weighting, bands};
-use tiles::{Tiles, run_network};
+use tiles::Tiles;
 
 /// How a model is run.
 #[derive(Debug, Clone, Copy)]
@@ -190,10 +190,6 @@ pub struct Predictor<'m> {
     after: Option<&'m Folds<'m>>,
 }
 
-/// Runs that are timed at most, of which the shortest counts, and how long they may take together but for the last.
-const MOST_TIMED: u32 = 5;
-const TIMED_AGAIN: Duration = Duration::from_millis(200);
-
 /// Bytes of a plan's buffer.
 fn activation_bytes(plan: &Plan) -> u128 {
     bytes(&[plan.buffer_len()], size_of::<f32>())
@@ -264,22 +260,6 @@ impl<'m> Predictor<'m> {
     pub fn with_folds(mut self, folds: &'m Folds<'m>, after: Option<&'m Folds<'m>>) -> Self {
         (self.shared, self.after) = (Some(folds), after);
         self
-    }
-
-    /// Runs the first fold's network once on a tile of zeros: what happens at the first tile only then has happened.
-    ///
-    /// # Errors
-    /// If the weights cannot be loaded, or the network cannot run.
-    pub fn warm_up(&self) -> Result<(), PredictError> {
-        #[cfg(feature = "cuda")]
-        if let Some(gpu) = self.options.gpu {
-            return on_gpu::warm_up(self, gpu);
-        }
-        let tile = self.plan.operand(self.plan.input()).shape;
-        let zeros = Tensor::zeros(tile.data_len(), DType::F32, &Device::Cpu)?;
-        let fold = self.fold_queue().first()?;
-        run_network(self.runner()?, &fold, &zeros, tile.dims, [0; 3], [false; 3])?;
-        Ok(())
     }
 
     fn runner(&self) -> candle_core::Result<&Runner> {
@@ -413,41 +393,6 @@ impl<'m> Predictor<'m> {
         Ok(Logits { values: values.map_err(candle_core::Error::wrap)?, half: self.half() })
     }
 
-    /// What one run of the network on a tile takes, by `clock`; on a GPU, one of as many as it runs at once.
-    ///
-    /// # Errors
-    /// If the weights cannot be loaded, or the network cannot run.
-    pub fn time_run(&self, clock: &dyn Fn() -> Duration) -> Result<Duration, PredictError> {
-        let queue = self.fold_queue();
-        let fold = queue.first()?;
-        #[cfg(feature = "cuda")]
-        if let Some(gpu) = self.options.gpu {
-            let time = on_gpu::time_run(self, gpu, &fold, clock);
-            queue.folds.give_back(fold);
-            return match time {
-                Err(error) if error.is_out_of_gpu_memory() => {
-                    tracing::warn!("{error}: timing the CPU");
-                    self.on_cpu()?.time_run(clock)
-                }
-                time => time,
-            };
-        }
-        let tile = self.plan.operand(self.plan.input()).shape;
-        let zeros = Tensor::zeros(tile.data_len(), DType::F32, &Device::Cpu)?;
-        let began = clock();
-        let mut shortest = Duration::MAX;
-        for run in 0..MOST_TIMED {
-            let start = clock();
-            if run > 0 && start.saturating_sub(began) > TIMED_AGAIN {
-                break;
-            }
-            run_network(self.runner()?, &fold, &zeros, tile.dims, [0; 3], [false; 3])?;
-            shortest = shortest.min(clock().saturating_sub(start));
-        }
-        queue.folds.give_back(fold);
-        Ok(shortest)
-    }
-
     /// Gives `reader` the logits of an image of this shape, plane by plane. The image, (channel, z, y, x) flattened, is asked
     /// for once there is the memory for everything else.
     fn predict(
@@ -496,25 +441,6 @@ impl<'m> Predictor<'m> {
             }
             Ok(())
         })
-    }
-
-    /// The network's raw output on one tile, no mirroring, (z, y, x, heads) flattened.
-    ///
-    /// # Errors
-    /// See [`PredictError`].
-    pub fn raw_tile(&self, mut scan: Preprocessed, start: [isize; 3]) -> Result<Vec<f32>, PredictError> {
-        #[cfg(feature = "cuda")]
-        if let Some(gpu) = self.options.gpu {
-            return on_gpu::raw_tile(self, gpu, &scan, start);
-        }
-        let runner = self.runner()?;
-        let fold = self.fold_queue().first()?;
-        let (image_dims, mirroring) = (scan.shape(), [false; 3]);
-        run_network(runner, &fold, &scan.take_tensor()?, image_dims, start, mirroring)?;
-        let logits = Tensor::zeros(self.plan.logits().data_len(), DType::F32, &Device::Cpu)?;
-        let add = AddLogits { head: fold.head(), mirroring, first: true };
-        logits.inplace_op2(&runner.features()?, &add)?;
-        Ok(logits.to_vec1()?)
     }
 
     /// Asks for the sums over tiles and folds on a grid of this shape and for what becomes of the logits, and again for the
