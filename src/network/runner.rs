@@ -206,6 +206,14 @@ impl Runner {
         &self.plan
     }
 
+    /// Writes to all of the buffer, so that the system has given its memory.
+    ///
+    /// # Errors
+    /// Never, unless the buffer is broken.
+    pub fn touch(&self) -> Result<()> {
+        self.buffer.zero_set()
+    }
+
     /// The network's input, to be filled before [`Runner::run`].
     ///
     /// # Errors

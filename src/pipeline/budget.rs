@@ -96,10 +96,10 @@ pub(super) fn choose(loads: &[Load<'_>], seconds: f64) -> Choice {
 }
 
 /// Seconds that networks may compute: what is not gone but for a reserve for the rest, a twentieth of the limit or as much again as
-/// reading took (at most a quarter of the limit).
-pub(super) fn seconds_for_networks(budget: TimeBudget) -> f64 {
+/// was gone `before` a network was timed (at most a quarter of the limit).
+pub(super) fn seconds_for_networks(budget: TimeBudget, before: Duration) -> f64 {
     let (limit, spent) = (budget.limit.as_secs_f64(), budget.spent.as_secs_f64());
-    limit - spent - spent.min(limit / 4.0).max(limit / 20.0)
+    limit - spent - before.as_secs_f64().min(limit / 4.0).max(limit / 20.0)
 }
 
 /// What a time budget has changed.
@@ -204,11 +204,11 @@ mod tests {
 
     #[test]
     fn a_reserve_is_left_for_what_is_not_a_network() {
-        let seconds = |limit, spent| {
-            let budget = TimeBudget { limit: Duration::from_secs(limit), spent: Duration::from_secs(spent) };
-            seconds_for_networks(budget)
+        let seconds = |before, spent| {
+            let budget = TimeBudget { limit: Duration::from_secs(100), spent: Duration::from_secs(spent) };
+            seconds_for_networks(budget, Duration::from_secs(before))
         };
-        assert_eq!([seconds(100, 1), seconds(100, 10), seconds(100, 60)], [94.0, 80.0, 15.0]);
+        assert_eq!([seconds(1, 3), seconds(10, 13), seconds(60, 64)], [92.0, 77.0, 11.0]);
     }
 
     #[test]

@@ -203,7 +203,7 @@ impl<'c> Ensemble<'c> {
         };
         let loads = self.loads(image, spacing, observer)?;
         let now = observer.time().unwrap_or(budget);
-        let choice = choose(&loads, seconds_for_networks(now));
+        let choice = choose(&loads, seconds_for_networks(now, budget.spent));
         let members = self.members.iter().zip(&loads).zip(&choice.shares);
         let models = members.map(|((member, load), computed)| ModelReport {
             folder: member.stage.folder().display().to_string(),

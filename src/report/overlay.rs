@@ -158,7 +158,7 @@ impl AnatomicalAxes {
     }
 }
 
-/// The voxel that the panels meet in, and the confidence there: of the first candidate with the largest
+/// The voxel that the panels meet in, and the confidence there: of the largest candidate with the highest
 /// confidence, the voxel nearest to its centre of mass; else the volume's centre and 0.
 fn find_focus(map: &ArrayRef3<f32>, spacing: [f64; 3]) -> ([usize; 3], f32) {
     let shape = [map.len_of(Axis(0)), map.len_of(Axis(1)), map.len_of(Axis(2))];
@@ -167,8 +167,10 @@ fn find_focus(map: &ArrayRef3<f32>, spacing: [f64; 3]) -> ([usize; 3], f32) {
         return (shape.map(|n| n / 2), 0.0);
     }
     let candidates = Components::find(map, Connectivity::Corners, |&value| value == largest);
+    // Of equally confident ones the largest, the first one of equals.
+    let focused = (0..candidates.count()).rev().max_by_key(|&candidate| candidates.sizes[candidate]);
     let voxels = || {
-        let runs = candidates.runs.iter().filter(|run| run.label == 1);
+        let runs = candidates.runs.iter().filter(|run| focused == Some(run.label as usize - 1));
         runs.flat_map(|run| (run.start..run.stop).map(|x| [run.z, run.y, x]))
     };
     let mut sums = [0.0; 3];
