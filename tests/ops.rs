@@ -106,9 +106,13 @@ fn check_conv(case: &Case) {
                 let variance = channel.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / channel.len() as f64;
                 let scale = f64::from(norm.weight[c]) / (variance + norm.eps).sqrt();
                 let shift = f64::from(norm.bias[c]) - mean * scale;
-                let near = |a: f32, b: f64| (f64::from(a) - b).abs() < norm_tolerance * (1.0 + b.abs());
+                let near = |a: f32, b: f64, slack: f64| {
+                    (f64::from(a) - b).abs() < norm_tolerance * (1.0 + b.abs()) + slack
+                };
+                // Where voxels hardly vary the scale is large, and with it what the mean is off by.
+                let slack = tolerance * scale.abs();
                 assert!(
-                    near(got[c], scale) && near(got[out + c], shift),
+                    near(got[c], scale, 0.0) && near(got[out + c], shift, slack),
                     "{arithmetic}: norm of channel {c}"
                 );
             }
