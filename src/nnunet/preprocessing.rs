@@ -233,11 +233,11 @@ pub fn intensity_map(
             all(mean, std)
         }
         NormalizationScheme::RescaleTo01 => {
-            let (min, max) = range(data);
+            let (min, max) = range(&data.view());
             all(min, (max - min).max(EPSILON))
         }
         NormalizationScheme::RgbTo01 => {
-            let (min, max) = range(data);
+            let (min, max) = range(&data.view());
             if min < 0.0 || max > 255.0 {
                 return Err(NormalizationError::NotRgb { min, max });
             }
@@ -280,7 +280,7 @@ fn fold_voxels(
 }
 
 /// Smallest and largest value; NaN is passed over.
-fn range(data: &Array3<f32>) -> (f32, f32) {
+pub(crate) fn range(data: &ArrayView3<'_, f32>) -> (f32, f32) {
     let wider = |a: (f32, f32), b: (f32, f32)| (a.0.min(b.0), a.1.max(b.1));
     let empty = (f32::INFINITY, f32::NEG_INFINITY);
     let planes = data.axis_iter(Axis(0)).into_par_iter();

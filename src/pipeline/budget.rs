@@ -131,6 +131,17 @@ pub struct ModelReport {
 }
 
 impl BudgetReport {
+    /// What is computed of the models from now on, expected to take `seconds`.
+    pub(super) fn new(now: TimeBudget, seconds: f64, fits: bool, models: Vec<ModelReport>) -> Self {
+        Self {
+            time_budget_seconds: now.limit.as_secs_f64(),
+            spent_before_seconds: now.spent.as_secs_f64(),
+            expected_network_seconds: seconds,
+            fits,
+            models,
+        }
+    }
+
     /// Says what is computed: a warning where something is left out.
     pub(super) fn log(&self) {
         let (budget, expected) = (self.time_budget_seconds, self.expected_network_seconds);

@@ -211,13 +211,7 @@ impl<'c> Ensemble<'c> {
             recipe: load.whole,
             computed: *computed,
         });
-        let report = BudgetReport {
-            time_budget_seconds: budget.limit.as_secs_f64(),
-            spent_before_seconds: now.spent.as_secs_f64(),
-            expected_network_seconds: choice.seconds,
-            fits: choice.fits,
-            models: models.collect(),
-        };
+        let report = BudgetReport::new(now, choice.seconds, choice.fits, models.collect());
         report.log();
         Ok((choice.shares, Some(report)))
     }
@@ -231,13 +225,7 @@ impl<'c> Ensemble<'c> {
             recipe: member.stage.whole_share(),
             computed: None,
         });
-        Some(BudgetReport {
-            time_budget_seconds: budget.limit.as_secs_f64(),
-            spent_before_seconds: budget.spent.as_secs_f64(),
-            expected_network_seconds: 0.0,
-            fits: true,
-            models: models.collect(),
-        })
+        Some(BudgetReport::new(budget, 0.0, true, models.collect()))
     }
 
     /// What each member costs: the network of the weightiest is run once, the others are taken to be as fast.

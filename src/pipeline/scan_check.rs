@@ -1,8 +1,7 @@
 //! Scans that cannot be what they are said to be.
 
-use crate::nnunet::preprocessing::nonzero_box;
-use ndarray::{Array3, ArrayView3};
-use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
+use crate::nnunet::preprocessing::{nonzero_box, range};
+use ndarray::Array3;
 
 /// Values below this do not occur in MRI; air in CT is at -1000 HU.
 const LOWEST_IN_MRI: f32 = -500.0;
@@ -28,14 +27,6 @@ pub(super) fn check_mri(scan: &Array3<f32>) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-/// Smallest and largest value.
-fn range(scan: &ArrayView3<'_, f32>) -> (f32, f32) {
-    let wider = |a: (f32, f32), b: (f32, f32)| (a.0.min(b.0), a.1.max(b.1));
-    let none = || (f32::INFINITY, f32::NEG_INFINITY);
-    let planes = scan.axis_iter(ndarray::Axis(0)).into_par_iter().with_min_len(1);
-    planes.map(|plane| plane.iter().fold(none(), |r, v| wider(r, (*v, *v)))).reduce(none, wider)
 }
 
 #[cfg(test)]
