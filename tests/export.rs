@@ -97,7 +97,7 @@ fn the_number_of_threads_does_not_change_a_bit() {
     let shape = [37, 70, 51];
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let Segmentation { labels, probability } = pool.install(|| {
+        let Segmentation { labels, probability, .. } = pool.install(|| {
             let resampler = SlabResampler::new(logits.view(), shape, [1.0; 3], [1.0; 3], &linear);
             let request = SegmentationRequest { probability_of: Some(3), ..Default::default() };
             let crop = BoundingBox { start: [0; 3], stop: shape };

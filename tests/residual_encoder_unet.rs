@@ -147,6 +147,7 @@ fn large() -> Architecture {
             norm_eps: 1e-5,
             norm_affine: true,
             negative_slope: 0.01,
+            classifier: None,
         },
         stem_channels: 32,
         blocks: vec![1, 3, 4, 6, 6, 6],

@@ -3,6 +3,7 @@
 //! An [`Architecture`] is turned into a [`Plan`] for one patch size; [`Weights`] are one set of parameters packed for
 //! that plan; a [`Runner`] owns the buffer and runs any number of tiles and weights.
 
+mod classification;
 #[cfg(feature = "cuda")]
 mod gpu_runner;
 mod placement;
@@ -12,6 +13,7 @@ mod residual_encoder_unet;
 mod runner;
 mod unet;
 
+pub use classification::{CLASSES, CLASSIFIER_PREFIX, ClassificationHead, ClassifierConfig, ClassifierInputs, lesion_probability};
 #[cfg(feature = "cuda")]
 pub(crate) use gpu_runner::{GpuRunner, sample_needs};
 pub use plain_conv_unet::PlainConvUNetConfig;
@@ -36,6 +38,23 @@ impl Architecture {
             Self::PlainConvUNet(config) => &config.unet,
             Self::ResidualEncoderUNet(config) => &config.unet,
         }
+    }
+
+    /// The same network with a classification head, or without one.
+    ///
+    /// # Errors
+    /// If the encoder has fewer stages than the head reads: how many it has.
+    pub fn with_classifier(mut self, classifier: Option<ClassifierConfig>) -> Result<Self, usize> {
+        let unet = match &mut self {
+            Self::PlainConvUNet(config) => &mut config.unet,
+            Self::ResidualEncoderUNet(config) => &mut config.unet,
+        };
+        let stages = unet.features.len();
+        if classifier.is_some() && stages < classification::STAGES {
+            return Err(stages);
+        }
+        unet.classifier = classifier;
+        Ok(self)
     }
 
     /// Name and shape (PyTorch order) of every parameter that inference reads, in network order.

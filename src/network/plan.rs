@@ -2,6 +2,7 @@
 
 mod builder;
 
+use super::classification::{CLASSES, ClassifierInputs};
 use super::placement::{Life, MAX_FLOATS, place};
 use crate::ops::{ConvShape, Operand, ValueShape};
 pub(super) use builder::PlanBuilder;
@@ -139,6 +140,7 @@ pub struct Plan {
     places: Vec<Range<usize>>,
     input: ValueId,
     head: Head,
+    classifier: Option<ClassifierInputs>,
 }
 
 impl Plan {
@@ -161,9 +163,14 @@ impl Plan {
     ///
     /// `None` if memory could not hold them.
     pub fn places(&self, len_of: impl Fn(ValueShape) -> usize) -> Option<(Vec<Range<usize>>, usize)> {
-        let places = place(&lives(&self.steps, &self.operands, self.head.features, len_of))?;
+        let places = place(&lives(&self.steps, &self.operands, &self.results(), len_of))?;
         let len = places.iter().map(|p| p.end).max().unwrap_or(0);
         Some((places, len))
+    }
+
+    /// Values that are read after the last step.
+    fn results(&self) -> Vec<ValueId> {
+        results(&self.head, self.classifier.as_ref())
     }
 
     /// Index of a value among [`Plan::places`].
@@ -189,6 +196,11 @@ impl Plan {
     /// The segmentation head.
     pub fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// What the classification head reads, if the network has one.
+    pub fn classifier(&self) -> Option<&ClassifierInputs> {
+        self.classifier.as_ref()
     }
 
     /// Grid of the network's output (the patch) and number of classes.
@@ -256,6 +268,10 @@ impl fmt::Display for Plan {
             self.head_flop() as f64 / 1e9,
             4.0 * features.data_len() as f64 / 1e6,
         )?;
+        if let Some(ClassifierInputs { means, config, .. }) = &self.classifier {
+            let means = means.map(|mean| show(self.operand(mean).shape)).join(", ");
+            writeln!(f, "{:<32} width {}, hidden {}: {means} -> {CLASSES} classes", "classifier", config.width, config.hidden)?;
+        }
         let (gflop, megabytes) = (self.flop_of_all() as f64 / 1e9, 4.0 * self.buffer_len() as f64 / 1e6);
         write!(f, "total {gflop:.3} GFLOP, a buffer of {megabytes:.1} MB")
     }
@@ -284,11 +300,17 @@ fn show(ValueShape { dims: [d, h, w], channels }: ValueShape) -> String {
     format!("{d}×{h}×{w}×{channels}")
 }
 
-/// How long each value is needed: the input is written before the first step, the features are read after the last.
+/// Values that heads read after the last step.
+fn results(head: &Head, classifier: Option<&ClassifierInputs>) -> Vec<ValueId> {
+    let means = classifier.iter().flat_map(|classifier| classifier.means);
+    [head.features].into_iter().chain(means).collect()
+}
+
+/// How long each value is needed: the input is written before the first step, the results are read after the last.
 fn lives(
     steps: &[Step],
     operands: &[Operand],
-    features: ValueId,
+    results: &[ValueId],
     len_of: impl Fn(ValueShape) -> usize,
 ) -> Vec<Life> {
     let mut lives: Vec<Life> = operands.iter().map(|o| Life { len: len_of(o.shape), steps: 0..=0 }).collect();
@@ -303,7 +325,9 @@ fn lives(
             lives[s.0].steps = *lives[s.0].steps.start()..=i;
         }
     }
-    let features = &mut lives[features.0].steps;
-    *features = *features.start()..=steps.len() + 1;
+    for result in results {
+        let life = &mut lives[result.0].steps;
+        *life = *life.start()..=steps.len() + 1;
+    }
     lives
 }

@@ -1,5 +1,6 @@
 //! Running a plan: one buffer, any number of weights and tiles.
 
+use super::classification::{CLASSES, ClassificationHead};
 use super::plan::{Head, Plan, Step, StepKind, ValueId};
 use crate::ops::{
     self, AveragePool, Backend, Conv3d, InstanceNorm, Operand, Operator, ResidualAdd, SegmentationHead,
@@ -31,6 +32,7 @@ impl Layer {
 pub struct Weights {
     layers: Vec<Layer>,
     head: SegmentationHead,
+    classifier: Option<ClassificationHead>,
 }
 
 impl Weights {
@@ -56,12 +58,18 @@ impl Weights {
             })
             .collect::<Result<_>>()?;
         let head = pack_head(plan, &mut parameters, backend)?;
-        Ok(Self { layers, head })
+        let classifier = pack_classifier(plan, &mut parameters)?;
+        Ok(Self { layers, head, classifier })
     }
 
     /// The segmentation head.
     pub fn head(&self) -> &SegmentationHead {
         &self.head
+    }
+
+    /// The classification head, if the network has one.
+    pub fn classifier(&self) -> Option<&ClassificationHead> {
+        self.classifier.as_ref()
     }
 
     /// The operator of each step.
@@ -124,6 +132,11 @@ fn pack_head(plan: &Plan, parameters: &mut Parameters, backend: Backend) -> Resu
     let weight = parameters.take(&format!("{here}.weight"), &[*classes, features.shape.channels, 1, 1, 1])?;
     let bias = parameters.take_if_any(&format!("{here}.bias"), &[*classes])?;
     SegmentationHead::new(features, &weight, bias.as_ref(), backend)
+}
+
+fn pack_classifier(plan: &Plan, parameters: &mut Parameters) -> Result<Option<ClassificationHead>> {
+    let Some(classifier) = plan.classifier() else { return Ok(None) };
+    ClassificationHead::pack(&classifier.parameters, |name, shape| parameters.take(name, shape)).map(Some)
 }
 
 fn pack_layer(
@@ -228,6 +241,19 @@ impl Runner {
     /// Never, unless the plan is broken.
     pub fn features(&self) -> Result<Tensor> {
         self.value(self.plan.head().features)
+    }
+
+    /// Class logits (no lesion, lesion) of the patch that was run last; `None` if the network has no classification head.
+    ///
+    /// # Errors
+    /// Never, unless the plan is broken.
+    pub fn class_logits(&self, weights: &Weights) -> Result<Option<[f64; CLASSES]>> {
+        let (Some(inputs), Some(head)) = (self.plan.classifier(), weights.classifier()) else {
+            return Ok(None);
+        };
+        let [deepest, middle, shallow] =
+            inputs.means.map(|mean| self.plan.operand(mean).activated(&self.value(mean)?));
+        Ok(Some(head.logits(&[deepest?, middle?, shallow?])))
     }
 
     fn value(&self, id: ValueId) -> Result<Tensor> {

@@ -3,6 +3,7 @@
 //! Source: dynamic-network-architectures, `unet_decoder.py: UNetDecoder`, `simple_conv_blocks.py: StackedConvBlocks`.
 
 use super::Steps;
+use super::classification::{ClassifierConfig, ClassifierInputs};
 use super::plan::{Head, Plan, PlanBuilder, PlanError, ValueId};
 use crate::ops::{ConvShape, ValueShape};
 
@@ -32,6 +33,8 @@ pub struct UNetConfig {
     pub norm_affine: bool,
     /// Negative slope of the leaky ReLU.
     pub negative_slope: f64,
+    /// A classification head on the encoder's last stages, if there is one.
+    pub classifier: Option<ClassifierConfig>,
 }
 
 /// Names and shapes of parameters while they are listed.
@@ -67,7 +70,7 @@ impl<'a> ParameterList<'a> {
     }
 
     /// Ends the list with the decoder: `decoder.stages.{d}.convs.{i}.…`, `decoder.transpconvs.{d}.weight` (in, out, z, y, x), and
-    /// the last `decoder.seg_layers.{d}`.
+    /// the last `decoder.seg_layers.{d}`; then the classification head, if there is one.
     pub fn finish(mut self) -> Vec<(String, Vec<usize>)> {
         let UNetConfig { features, kernels, strides, .. } = self.unet;
         let stages = features.len();
@@ -92,6 +95,8 @@ impl<'a> ParameterList<'a> {
         let head = format!("decoder.seg_layers.{}", stages - 2);
         self.list.push((format!("{head}.weight"), vec![self.unet.classes, features[0], 1, 1, 1]));
         self.list.push((format!("{head}.bias"), vec![self.unet.classes]));
+        let classifier = self.unet.classifier.map(|classifier| classifier.parameters(features, strides));
+        self.list.extend(classifier.into_iter().flatten());
         self.list
     }
 }
@@ -107,7 +112,7 @@ impl UNetConfig {
         PlanBuilder::new(ValueShape { dims: patch, channels: self.input_channels })
     }
 
-    /// Adds the decoder to the encoder's steps and ends the plan. `skips` are the outputs of the encoder's stages.
+    /// Adds the heads and the decoder to the encoder's steps and ends the plan. `skips` are the outputs of the encoder's stages.
     ///
     /// # Errors
     /// If upsampling does not lead back to a skip connection's grid, or memory could not hold the activations.
@@ -119,6 +124,7 @@ impl UNetConfig {
     ) -> Result<Plan, PlanError> {
         let patch = builder.dims(builder.input());
         let deepest = self.features.len() - 1;
+        let classifier = ClassifierInputs::plan(&mut builder, self, skips);
         let mut x = skips[deepest];
         for (d, s) in (0..deepest).rev().enumerate() {
             let layer = format!("decoder.transpconvs.{d}");
@@ -141,7 +147,7 @@ impl UNetConfig {
             }
         }
         let parameters = format!("decoder.seg_layers.{}", deepest - 1);
-        builder.finish(Head { parameters, features: x, classes: self.classes })
+        builder.finish(Head { parameters, features: x, classes: self.classes }, classifier)
     }
 
     /// Upsampling to full resolution and the convolution over it and the skip connection, which is read, and done with, first;

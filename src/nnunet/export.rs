@@ -8,7 +8,7 @@ mod probabilities;
 
 use super::dataset::OutputKind;
 use super::model_folder::ModelFolder;
-use super::predictor::{LogitReader, Logits, ScanGrid};
+use super::predictor::{LogitReader, Logits, Patch, ScanGrid};
 use super::preprocessing::{BoundingBox, transpose};
 use super::resampling::{LogitGrids, Resampling, STRIP, SlabResampler, Strip};
 use crate::imaging::memory::bytes;
@@ -51,6 +51,8 @@ pub struct Segmentation {
     pub labels: Array3<u16>,
     /// Probability of the requested head, (z, y, x); outside the crop 1 for head 0 of a softmax, else 0.
     pub probability: Option<Array3<f32>>,
+    /// What the network's classification head says of each patch, in the order of the tiles; empty if it has none.
+    pub patches: Vec<Patch>,
 }
 
 /// Labels, and the requested probability, of a prediction.
@@ -129,13 +131,14 @@ impl<'m> Export<'m> {
         }
     }
 
-    /// The segmentation on the scan's grid, in its axis order, once all planes have been taken.
+    /// The segmentation on the scan's grid, in its axis order, once all planes have been taken; of patches it knows nothing.
     pub fn finish(self) -> Segmentation {
         debug_assert_eq!(self.done, self.grids.output_shape()[0], "slices that are decided");
         let back = self.model.transpose_backward;
         let none = || undecided(&self.model.dataset.output, self.full_shape, self.request);
-        let Segmentation { labels, probability } = self.segmentation.unwrap_or_else(none);
-        Segmentation { labels: transpose(labels, back), probability: probability.map(|p| transpose(p, back)) }
+        let Segmentation { labels, probability, patches } = self.segmentation.unwrap_or_else(none);
+        let probability = probability.map(|p| transpose(p, back));
+        Segmentation { labels: transpose(labels, back), probability, patches }
     }
 }
 
@@ -208,7 +211,7 @@ fn undecided(kind: &OutputKind, full_shape: [usize; 3], request: SegmentationReq
         _ => 0.0,
     };
     let probability = request.probability_of.map(|_| Array3::from_elem(full_shape, outside));
-    Segmentation { labels: Array3::zeros(full_shape), probability }
+    Segmentation { labels: Array3::zeros(full_shape), probability, patches: Vec::new() }
 }
 
 /// Decides `slices` of the crop.

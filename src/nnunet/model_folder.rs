@@ -4,6 +4,7 @@ use super::checkpoint::Checkpoint;
 use super::dataset::Dataset;
 pub use super::error::ModelError;
 use super::plans::{Configuration, Plans};
+use crate::network::{Architecture, CLASSIFIER_PREFIX, ClassifierConfig};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -109,7 +110,8 @@ impl ModelFolder {
             return Err(ModelError::unsupported(path, "no fold was asked for, at least one is needed"));
         };
         let metadata = first.metadata()?;
-        let configuration = plans.configuration(&metadata.configuration, &dataset)?;
+        let mut configuration = plans.configuration(&metadata.configuration, &dataset)?;
+        configuration.network = with_head_of(first, configuration.network)?;
         let expected = configuration.network.parameters();
         check_parameters(path, &checkpoints, &expected)?;
         Ok(Self {
@@ -123,6 +125,11 @@ impl ModelFolder {
             folds: folds.to_vec(),
             checkpoint_name: name.to_owned(),
         })
+    }
+
+    /// Whether the network has a classification head beside its segmentation.
+    pub fn classifies(&self) -> bool {
+        self.configuration.network.unet().classifier.is_some()
     }
 
     /// Whether scans are prepared for `other` as for this model, and its logits lie on the same grid and come back the same way:
@@ -145,6 +152,24 @@ impl ModelFolder {
         let checkpoint = Checkpoint::find(&fold_path(&self.path, fold), &self.checkpoint_name)?;
         checkpoint.load(&self.configuration.network.parameters())
     }
+}
+
+/// The network with the classification head whose parameters are in the checkpoint, if there are any.
+fn with_head_of(checkpoint: &Checkpoint, network: Architecture) -> Result<Architecture, ModelError> {
+    let shapes = checkpoint.shapes();
+    if !shapes.keys().any(|name| name.starts_with(CLASSIFIER_PREFIX)) {
+        return Ok(network);
+    }
+    let name = ClassifierConfig::HIDDEN_WEIGHT;
+    let expected = "expected [hidden, width]";
+    let mismatch = |line: String| ModelError::Mismatch { path: checkpoint.path().to_owned(), lines: vec![line] };
+    let Some(shape) = shapes.get(name) else { return Err(mismatch(format!("{name}: missing, {expected}"))) };
+    let Some(classifier) = ClassifierConfig::of_hidden_weight(shape) else {
+        return Err(mismatch(format!("{name}: {expected}, got {shape:?}")));
+    };
+    network.with_classifier(Some(classifier)).map_err(|stages| {
+        mismatch(format!("{CLASSIFIER_PREFIX}*: reads 3 stages of the encoder, which has {stages}"))
+    })
 }
 
 fn fold_path(path: &Path, fold: Fold) -> PathBuf {

@@ -7,6 +7,7 @@ mod fold_mean;
 mod folds;
 #[cfg(feature = "cuda")]
 mod on_gpu;
+mod patches;
 mod scan;
 mod shared_scan;
 mod sums;
@@ -28,6 +29,8 @@ use candle_core::{Device, Tensor};
 use folds::FoldQueue;
 pub use folds::Folds;
 use ndarray::{Array3, Array4, ArrayView4};
+use patches::ClassSums;
+pub use patches::Patch;
 use scan::Cropped;
 pub use scan::{Preprocessed, ScanGrid, network_shape};
 pub use shared_scan::SharedScan;
@@ -327,8 +330,8 @@ impl<'m> Predictor<'m> {
         let mut scan = scan.preprocess(self.model, self.memory)?;
         tracing::info!("preprocessed");
         let shape = scan.shape();
-        self.predict(shape, || scan.take_tensor(), &mut export, observer)?;
-        let segmentation = export.finish();
+        let patches = self.predict(shape, || scan.take_tensor(), &mut export, observer)?;
+        let segmentation = Segmentation { patches, ..export.finish() };
         tracing::info!("predicted and exported");
         Ok(segmentation)
     }
@@ -393,15 +396,15 @@ impl<'m> Predictor<'m> {
         Ok(Logits { values: values.map_err(candle_core::Error::wrap)?, half: self.half() })
     }
 
-    /// Gives `reader` the logits of an image of this shape, plane by plane. The image, (channel, z, y, x) flattened, is asked
-    /// for once there is the memory for everything else.
+    /// Gives `reader` the logits of an image of this shape, plane by plane, and returns what the classification head says of each
+    /// patch. The image, (channel, z, y, x) flattened, is asked for once there is the memory for everything else.
     fn predict(
         &self,
         [depth, height, width]: [usize; 3],
         image: impl FnOnce() -> candle_core::Result<Tensor>,
         reader: &mut dyn LogitReader,
         observer: TileObserver<'_>,
-    ) -> Result<(), PredictError> {
+    ) -> Result<Vec<Patch>, PredictError> {
         let options = self.options;
         let (model, fold_count) = (self.model, self.folds());
         let runner = self.runner()?;
@@ -414,7 +417,8 @@ impl<'m> Predictor<'m> {
         let weights = importance_map(patch, options.accumulate);
         let voxels = weights.len();
         let weights = Tensor::from_vec(weights, voxels, &Device::Cpu)?;
-        let mut tiles = Tiles::new(runner, &self.mirrorings, image, &tiling)?;
+        let classes = self.class_sums(tiling.starts.len());
+        let mut tiles = Tiles::new(runner, &self.mirrorings, image, &tiling, classes)?;
         let weighting = Weighting { tiling: &tiling, patch, weights };
         let mut sums = Sums::new(weighting, kept, self.heads(), fold_count, options.accumulate)?;
         let total = fold_count * tiling.starts.len();
@@ -439,8 +443,20 @@ impl<'m> Predictor<'m> {
                     }
                 }
             }
-            Ok(())
-        })
+            Ok::<(), PredictError>(())
+        })?;
+        Ok(self.patches(tiles.classes(), &tiling))
+    }
+
+    /// Sums for what the classification head will say of so many tiles; `None` if the network has no head.
+    fn class_sums(&self, tiles: usize) -> Option<ClassSums> {
+        self.plan.classifier().map(|_| ClassSums::new(tiles, self.mirrorings.len() * self.folds()))
+    }
+
+    /// What the classification head said of each tile; nothing if the network has none.
+    fn patches(&self, sums: Option<&ClassSums>, tiling: &Tiling) -> Vec<Patch> {
+        let configuration = &self.model.configuration;
+        sums.map_or_else(Vec::new, |sums| sums.patches(tiling, configuration.patch_size, configuration.spacing))
     }
 
     /// Asks for the sums over tiles and folds on a grid of this shape and for what becomes of the logits, and again for the

@@ -1,6 +1,6 @@
 //! How an activation lies in memory.
 
-use candle_core::{CpuStorage, Layout, Result, bail};
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
 /// Shape of an activation, stored as one flat `f32` buffer: `C` scales, `C` shifts, then `D·H·W·C` raw values,
 /// channels last.
@@ -52,6 +52,21 @@ pub(super) struct Activation<'a> {
 }
 
 impl Operand {
+    /// The activations of a stored value on the CPU, (D, H, W, C) flattened: `leaky_relu(scale · raw + shift)`.
+    ///
+    /// # Errors
+    /// If the tensor holds no value of this shape.
+    pub fn activated(&self, value: &Tensor) -> Result<Vec<f64>> {
+        let op = "activated";
+        let (storage, layout) = value.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { bail!("{op}: not on the CPU") };
+        let Activation { scale, shift, raw, .. } = self.view(floats(storage, layout, op)?, op)?;
+        let slope = f64::from(self.negative_slope);
+        let affine = scale.iter().zip(shift).cycle().zip(raw);
+        let activated = affine.map(|((&scale, &shift), &raw)| f64::from(scale) * f64::from(raw) + f64::from(shift));
+        Ok(activated.map(|v| if v < 0.0 { slope * v } else { v }).collect())
+    }
+
     /// Takes a stored value of this shape apart.
     pub(super) fn view<'a>(&self, storage: &'a [f32], op: &str) -> Result<Activation<'a>> {
         let c = self.shape.channels;

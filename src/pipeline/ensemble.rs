@@ -79,7 +79,7 @@ impl<'c> Ensemble<'c> {
             }
             _ => {
                 let labels = self.segment_by_probabilities(&groups, image, spacing, observer)?;
-                Segmentation { labels, probability: None }
+                Segmentation { labels, probability: None, patches: Vec::new() }
             }
         };
         Ok((segmentation, report))

@@ -1,6 +1,7 @@
 //! Making a plan: steps and values are collected, then the values are placed.
 
-use super::{ConvPart, Head, Plan, PlanError, Step, StepKind, ValueId, lives, storage_len};
+use super::{ConvPart, Head, Plan, PlanError, Step, StepKind, ValueId, lives, results, storage_len};
+use crate::network::classification::ClassifierInputs;
 use crate::network::placement::place;
 use crate::ops::{AveragePool, ConvShape, Operand, ValueShape};
 use std::ops::Range;
@@ -138,7 +139,7 @@ impl PlanBuilder {
     ///
     /// # Errors
     /// If memory could not hold a value, the logits, or all that is needed at once.
-    pub fn finish(mut self, head: Head) -> Result<Plan, PlanError> {
+    pub fn finish(mut self, head: Head, classifier: Option<ClassifierInputs>) -> Result<Plan, PlanError> {
         let features = self.operands[head.features.0].shape;
         let logits = storage_len(ValueShape { channels: head.classes, ..features });
         if self.too_large.is_none() && logits.is_none() {
@@ -149,11 +150,11 @@ impl PlanBuilder {
             return Err(PlanError::TooLarge { patch, layer });
         }
         let storage = |shape: ValueShape| shape.storage_len();
-        let lives = lives(&self.steps, &self.operands, head.features, storage);
+        let lives = lives(&self.steps, &self.operands, &results(&head, classifier.as_ref()), storage);
         let Some(places) = place(&lives) else {
             return Err(PlanError::TooLarge { patch, layer: "the network".to_owned() });
         };
         let Self { steps, operands, input, .. } = self;
-        Ok(Plan { steps, operands, places, input, head })
+        Ok(Plan { steps, operands, places, input, head, classifier })
     }
 }

@@ -56,6 +56,7 @@ fn current(node: &Node<'_>, input_channels: usize, classes: usize) -> Result<Arc
         norm_eps,
         norm_affine,
         negative_slope: negative_slope(&kwargs)?,
+        classifier: None,
     };
     if class.text()? == RESIDUAL_ENCODER_UNET {
         return residual::current(&kwargs, unet);
@@ -92,6 +93,7 @@ fn legacy(section: &Section<'_>, input_channels: usize, classes: usize) -> Resul
         norm_eps: 1e-5,
         norm_affine: true,
         negative_slope: 0.01,
+        classifier: None,
     };
     let per_stage = per_stage(&encoder, stages, MAX_CONVS)?;
     Ok(if is_residual {
