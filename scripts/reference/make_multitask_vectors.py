@@ -46,7 +46,7 @@ def variant(mm):
     config = mm.config_entry("nnUNetPlans", "3d_fullres", PATCH, (3.0, 1.5, 1.5), ["CTNormalization"], [False], IMAGE, 2, arch=arch)
     return dict(
         plans=mm.plans_entry("Dataset908_MultiTask", "nnUNetPlans", {"3d_fullres": config},
-                             {"0": mm.intens(90.0, 60.0, -60.0, 260.0)}, (3.0, 1.5, 1.5), IMAGE),
+                             {"0": mm.intens(0.0, 1.0, -1000.0, 1000.0)}, (3.0, 1.5, 1.5), IMAGE),
         dataset={"channel_names": {"0": "CT"}, "labels": {"background": 0, "lesion": 1, "pancreas": 2}, "numTraining": 1,
                  "file_ending": ".nii.gz"},
         config="3d_fullres", trainer="nnUNetTrainerMultiTask", mirror=(0, 1, 2))

@@ -146,7 +146,7 @@ pub fn run_case(
     };
     stop_if_requested()?;
     progress.stage("write");
-    let report = answer.budget().map(|budget| progress.report(budget)).transpose()?;
+    let report = progress.report(&answer)?;
     outputs.write(&case.stem, results_of(&answer), report.as_ref())?;
     if let Some((file, image)) = &for_overlay {
         write_overlay(file, image, &answer)?;
@@ -171,8 +171,9 @@ fn log_done(answer: &Answer, options: ExecutionOptions) {
     };
     let gpu_peak_mb = options.gpu.map(|gpu| gpu.peak_memory() / 1_000_000);
     match answer {
-        Answer::Detection(Detection { likelihood, candidates, .. }) => {
-            tracing::info!(likelihood, candidates, threads, arithmetic, gpu_peak_mb, "done");
+        Answer::Detection(Detection { likelihood, candidates, joined, .. }) => {
+            let (head, map) = (joined.and_then(|joined| joined.head), joined.map(|joined| joined.map));
+            tracing::info!(likelihood, head, map, candidates, threads, arithmetic, gpu_peak_mb, "done");
         }
         Answer::Segmentation(TumourSegmentation { volume_mm3, components, .. }) => {
             let components = components.kept;

@@ -102,9 +102,12 @@ pub fn code(error: &anyhow::Error) -> u8 {
     }
     match error.downcast_ref::<PipelineError>() {
         Some(PipelineError::Scan(_)) => INPUT,
-        Some(PipelineError::Recipe { .. } | PipelineError::Model(_) | PipelineError::Candidates(_)) => {
-            WEIGHTS
-        }
+        Some(
+            PipelineError::Recipe { .. }
+            | PipelineError::Model(_)
+            | PipelineError::Candidates(_)
+            | PipelineError::Head(_),
+        ) => WEIGHTS,
         Some(PipelineError::Predict(PredictError::Interrupted)) => INTERRUPTED,
         Some(PipelineError::Predict(PredictError::Memory(_))) => MEMORY,
         Some(PipelineError::Predict(PredictError::Gpu(error))) if error.is_out_of_memory() => MEMORY,

@@ -3,7 +3,7 @@
 use super::{interrupt, memory};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use pdac_cascade::nnunet::predictor::TileProgress;
-use pdac_cascade::pipeline::{BudgetReport, Observer, TimeBudget};
+use pdac_cascade::pipeline::{Answer, Observer, TimeBudget};
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
@@ -42,11 +42,20 @@ impl<'a> Progress<'a> {
         Self { bars, began: Instant::now(), limit, running, finished }
     }
 
-    /// What a time budget has changed, and the seconds that the case has taken until now.
-    pub fn report(&self, budget: &BudgetReport) -> serde_json::Result<serde_json::Value> {
-        let mut report = serde_json::to_value(budget)?;
-        report["seconds"] = self.began.elapsed().as_secs_f64().into();
-        Ok(report)
+    /// How a case was run: where its likelihood comes from; what a time budget has changed, and the seconds that the case has taken
+    /// until now. `None` if there is nothing of it to be said.
+    pub fn report(&self, answer: &Answer) -> serde_json::Result<Option<serde_json::Value>> {
+        let mut report = serde_json::Map::new();
+        if let Some(likelihood) = answer.likelihood() {
+            report.insert("likelihood".to_owned(), serde_json::to_value(likelihood)?);
+        }
+        if let Some(serde_json::Value::Object(budget)) =
+            answer.budget().map(serde_json::to_value).transpose()?
+        {
+            report.extend(budget);
+            report.insert("seconds".to_owned(), self.began.elapsed().as_secs_f64().into());
+        }
+        Ok((!report.is_empty()).then(|| report.into()))
     }
 
     fn finish_stage(&self) {

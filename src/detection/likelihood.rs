@@ -38,9 +38,46 @@ impl Combine {
     }
 }
 
+/// How the classification head's probabilities of several patches of a region become one.
+///
+/// Not stated in the published report; the default, [`PatchRule::Max`], is ours: a lesion is seen best by the patch that holds it.
+/// In JSON the names are `max`, `mean` and `centre`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PatchRule {
+    /// The highest.
+    #[default]
+    Max,
+    /// Their arithmetic mean.
+    Mean,
+    /// That of the patch whose centre is nearest to the region's; of several, the highest.
+    Centre,
+}
+
+impl PatchRule {
+    /// Returns one probability from those of patches, each with the distance of its centre from the region's; `None` of none.
+    #[must_use]
+    pub fn of(self, patches: &[(f64, f64)]) -> Option<f64> {
+        let probabilities = patches.iter().map(|&(probability, _)| probability);
+        match self {
+            Self::Max => probabilities.max_by(f64::total_cmp),
+            Self::Mean => (!patches.is_empty()).then(|| probabilities.sum::<f64>() / patches.len() as f64),
+            Self::Centre => {
+                let nearest = patches.iter().map(|&(_, distance)| distance).min_by(f64::total_cmp)?;
+                let is_near = |&&(_, distance): &&(f64, f64)| distance <= nearest + SAME_DISTANCE;
+                patches.iter().filter(is_near).map(|&(probability, _)| probability).max_by(f64::total_cmp)
+            }
+        }
+    }
+}
+
+/// Distances that differ by less are equal.
+const SAME_DISTANCE: f64 = 1e-6;
+
 #[cfg(test)]
 mod tests {
-    use super::Combine::{self, HeadOnly, MapOnly, Max, Mean, NoisyOr};
+    use super::Combine::{HeadOnly, MapOnly, Max, Mean, NoisyOr};
+    use super::*;
 
     #[test]
     fn two_probabilities_join_as_each_way_says() {
@@ -58,6 +95,17 @@ mod tests {
         for combine in [Mean, Max, NoisyOr, MapOnly, HeadOnly] {
             assert_eq!(combine.of(0.0, 0.0), 0.0, "{combine:?}");
             assert_eq!(combine.of(1.0, 1.0), 1.0, "{combine:?}");
+        }
+    }
+
+    #[test]
+    fn patches_become_one_probability() {
+        let patches = [(0.25, 30.0), (0.5, 10.0), (0.125, 10.0), (0.625, 40.0)];
+        assert_eq!(PatchRule::Max.of(&patches), Some(0.625));
+        assert_eq!(PatchRule::Mean.of(&patches), Some(0.375));
+        assert_eq!(PatchRule::Centre.of(&patches), Some(0.5));
+        for rule in [PatchRule::Max, PatchRule::Mean, PatchRule::Centre] {
+            assert_eq!((rule.of(&[]), rule.of(&[(0.75, 5.0)])), (None, Some(0.75)));
         }
     }
 

@@ -8,5 +8,5 @@ pub mod tumour_components;
 
 pub use candidate_options::{CandidateOptions, Confidence, DynamicVersion, Threshold, ThresholdFactor};
 pub use candidates::{CandidateError, LesionCandidates, extract_lesion_candidates};
-pub use likelihood::Combine;
+pub use likelihood::{Combine, PatchRule};
 pub use tumour_components::ComponentRules;

@@ -42,11 +42,7 @@ impl ClassifierConfig {
     ///
     /// `projections.{0,1,2}` read the deepest, the middle and the shallow stage, `upsamplings.{0,1}` lead from the deepest to the
     /// middle grid and from there to the shallow one.
-    pub(super) fn parameters(
-        self,
-        features: &[usize],
-        strides: &[[usize; 3]],
-    ) -> Vec<(String, Vec<usize>)> {
+    pub(super) fn parameters(self, features: &[usize], strides: &[[usize; 3]]) -> Vec<(String, Vec<usize>)> {
         let Self { width, hidden } = self;
         let mut list = Vec::new();
         let mut layer = |name: String, weight: Vec<usize>, out: usize| {

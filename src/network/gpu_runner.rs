@@ -1,5 +1,6 @@
 //! Running a plan on a GPU, for several samples at once.
 
+use super::classification::CLASSES;
 use super::plan::{Plan, StepKind, ValueId};
 use super::runner::Weights;
 use crate::ops::cuda::{CudaBuffer, DeviceValue, Held, MOST_ELEMENTS, Recording, padded_channels};
@@ -91,6 +92,31 @@ impl GpuRunner {
     /// Never, unless the plan is broken.
     pub fn features(&self) -> Result<DeviceValue> {
         self.value(self.plan.head().features)
+    }
+
+    /// Class logits (no lesion, lesion) of each sample that was run last, once they are computed; `None` if the network has no
+    /// classification head.
+    ///
+    /// # Errors
+    /// If the GPU fails.
+    pub fn class_logits(&self, weights: &Weights) -> Result<Option<Vec<[f64; CLASSES]>>> {
+        let (Some(inputs), Some(head)) = (self.plan.classifier(), weights.classifier()) else {
+            return Ok(None);
+        };
+        let (storage, _) = self.buffer.storage_and_layout();
+        let Storage::Cuda(storage) = &*storage else { bail!("class logits: not on the GPU") };
+        let read = |mean| CudaBuffer::read(storage, &self.places[self.plan.index(mean)], "class logits");
+        let [deepest, middle, shallow] = inputs.means.map(read);
+        let stages = [deepest?, middle?, shallow?];
+        let of_sample = |sample: usize| {
+            let mut means = stages.iter().zip(inputs.means).map(|(values, mean)| {
+                let channels = self.plan.operand(mean).shape.channels;
+                let first = sample * padded_channels(channels);
+                values[first..first + channels].iter().copied().map(f64::from).collect()
+            });
+            head.logits(&std::array::from_fn(|_| means.next().unwrap_or_default()))
+        };
+        Ok(Some((0..self.samples).map(of_sample).collect()))
     }
 
     fn value(&self, id: ValueId) -> Result<DeviceValue> {

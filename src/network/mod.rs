@@ -13,7 +13,9 @@ mod residual_encoder_unet;
 mod runner;
 mod unet;
 
-pub use classification::{CLASSES, CLASSIFIER_PREFIX, ClassificationHead, ClassifierConfig, ClassifierInputs, lesion_probability};
+pub use classification::{
+    CLASSES, CLASSIFIER_PREFIX, ClassificationHead, ClassifierConfig, ClassifierInputs, lesion_probability,
+};
 #[cfg(feature = "cuda")]
 pub(crate) use gpu_runner::{GpuRunner, sample_needs};
 pub use plain_conv_unet::PlainConvUNetConfig;

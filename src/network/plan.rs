@@ -270,7 +270,11 @@ impl fmt::Display for Plan {
         )?;
         if let Some(ClassifierInputs { means, config, .. }) = &self.classifier {
             let means = means.map(|mean| show(self.operand(mean).shape)).join(", ");
-            writeln!(f, "{:<32} width {}, hidden {}: {means} -> {CLASSES} classes", "classifier", config.width, config.hidden)?;
+            writeln!(
+                f,
+                "{:<32} width {}, hidden {}: {means} -> {CLASSES} classes",
+                "classifier", config.width, config.hidden
+            )?;
         }
         let (gflop, megabytes) = (self.flop_of_all() as f64 / 1e9, 4.0 * self.buffer_len() as f64 / 1e6);
         write!(f, "total {gflop:.3} GFLOP, a buffer of {megabytes:.1} MB")

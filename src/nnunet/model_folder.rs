@@ -162,7 +162,8 @@ fn with_head_of(checkpoint: &Checkpoint, network: Architecture) -> Result<Archit
     }
     let name = ClassifierConfig::HIDDEN_WEIGHT;
     let expected = "expected [hidden, width]";
-    let mismatch = |line: String| ModelError::Mismatch { path: checkpoint.path().to_owned(), lines: vec![line] };
+    let mismatch =
+        |line: String| ModelError::Mismatch { path: checkpoint.path().to_owned(), lines: vec![line] };
     let Some(shape) = shapes.get(name) else { return Err(mismatch(format!("{name}: missing, {expected}"))) };
     let Some(classifier) = ClassifierConfig::of_hidden_weight(shape) else {
         return Err(mismatch(format!("{name}: {expected}, got {shape:?}")));

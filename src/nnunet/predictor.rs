@@ -456,7 +456,9 @@ impl<'m> Predictor<'m> {
     /// What the classification head said of each tile; nothing if the network has none.
     fn patches(&self, sums: Option<&ClassSums>, tiling: &Tiling) -> Vec<Patch> {
         let configuration = &self.model.configuration;
-        sums.map_or_else(Vec::new, |sums| sums.patches(tiling, configuration.patch_size, configuration.spacing))
+        sums.map_or_else(Vec::new, |sums| {
+            sums.patches(tiling, configuration.patch_size, configuration.spacing)
+        })
     }
 
     /// Asks for the sums over tiles and folds on a grid of this shape and for what becomes of the logits, and again for the

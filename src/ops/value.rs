@@ -63,7 +63,8 @@ impl Operand {
         let Activation { scale, shift, raw, .. } = self.view(floats(storage, layout, op)?, op)?;
         let slope = f64::from(self.negative_slope);
         let affine = scale.iter().zip(shift).cycle().zip(raw);
-        let activated = affine.map(|((&scale, &shift), &raw)| f64::from(scale) * f64::from(raw) + f64::from(shift));
+        let activated =
+            affine.map(|((&scale, &shift), &raw)| f64::from(scale) * f64::from(raw) + f64::from(shift));
         Ok(activated.map(|v| if v < 0.0 { slope * v } else { v }).collect())
     }
 

@@ -14,7 +14,7 @@ pub mod system;
 
 pub use budget::{BudgetReport, TimeBudget};
 pub use execution::{ExecutionOptions, KeptFolds, half_of_memory};
-pub use panorama::{Detection, Panorama, PanoramaRun};
+pub use panorama::{Detection, Likelihood, Panorama, PanoramaRun};
 pub use panther::{Panther, PantherRun, TumourSegmentation};
 pub use recipe::Recipe;
 pub use system::{Answer, System, SystemRun};
@@ -47,6 +47,9 @@ pub enum PipelineError {
     /// The lesion probabilities: weights that are not finite numbers.
     #[error("lesion.model predicts no usable probability: {0}")]
     Candidates(#[from] CandidateError),
+    /// What the classification head says: weights that are not finite numbers.
+    #[error("lesion.model's classification head: expected a probability from 0 to 1, got {0}")]
+    Head(f64),
 }
 
 /// Told how a pipeline gets on.

@@ -1,25 +1,28 @@
-//! The PANORAMA baseline: pancreas at low resolution, lesion around it at full resolution, detection map.
+//! The PANORAMA baseline: pancreas at low resolution, lesion around it at full resolution, detection map. A second stage with a
+//! classification head also says how likely there is a lesion at all.
 //!
-//! Source: the baseline container of the PANORAMA challenge (contrast-enhanced CT, pancreatic ductal adenocarcinoma).
+//! Source: the baseline container of the PANORAMA challenge (contrast-enhanced CT, pancreatic ductal adenocarcinoma); for the
+//! classification head, the challenge's report by Yu, Ma, Fu and Wang.
 
 use super::budget::BudgetReport;
 use super::ensemble::{Ensemble, Member};
 use super::execution::{ExecutionOptions, Stage};
 use super::locate::{Located, geometry_of, locate_pancreas};
 use super::nifti_passage::after_nifti;
-use super::recipe::{IfNoPancreas, PanoramaRecipe, check_channels};
+use super::recipe::{IfNoPancreas, LikelihoodRule, PanoramaRecipe, check_channels};
 use super::roi::{cut_out, slice_of};
 use super::{Observer, PipelineError};
-use crate::detection::{LesionCandidates, extract_lesion_candidates};
+use crate::detection::{Combine, LesionCandidates, PatchRule, extract_lesion_candidates};
 use crate::imaging::memory::bytes;
 use crate::imaging::morphology::dilate_cube;
 use crate::imaging::{Geometry, Volume};
 use crate::nnunet::dataset::OutputKind;
 use crate::nnunet::export::{Decision, Segmentation, SegmentationRequest};
 use crate::nnunet::model_folder::ModelFolder;
-use crate::nnunet::predictor::PredictError;
+use crate::nnunet::predictor::{Patch, PredictError};
 use crate::nnunet::preprocessing::BoundingBox;
 use ndarray::Array3;
+use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -36,14 +39,31 @@ pub struct Panorama {
 pub struct Detection {
     /// One constant confidence per lesion candidate, 0 elsewhere; the scan's grid.
     pub map: Volume<f32>,
-    /// Largest confidence, 0 if there is no candidate.
+    /// Largest confidence, 0 if there is no candidate; joined with a classification head's probability if the recipe says so.
     pub likelihood: f32,
     /// Number of candidates.
     pub candidates: usize,
     /// Region that was searched; `None` if no pancreas was found and the recipe asks for an empty map then.
     pub roi: Option<BoundingBox>,
+    /// Where the likelihood comes from, if the recipe says so.
+    pub joined: Option<Likelihood>,
     /// What a time budget changed, if there is one.
     pub budget: Option<BudgetReport>,
+}
+
+/// A likelihood and the two that it was joined from, 0 to 1; all 0 where no pancreas was found.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Likelihood {
+    /// How the two were joined.
+    pub combine: Combine,
+    /// How patches became one probability.
+    pub patches: PatchRule,
+    /// The classification head's probability; `null` if the network has none.
+    pub head: Option<f64>,
+    /// Largest confidence of the detection map.
+    pub map: f64,
+    /// Both together.
+    pub joined: f64,
 }
 
 impl Panorama {
@@ -72,6 +92,7 @@ impl Panorama {
     fn check(&self) -> Result<(), String> {
         self.recipe.pancreas.check_model(&self.pancreas)?;
         check_channels("lesion.model", &self.lesion)?;
+        LikelihoodRule::check(self.recipe.likelihood.as_ref(), &self.lesion)?;
         let OutputKind::Labels { classes } = self.lesion.dataset.output else {
             return Err("lesion.model predicts regions, the cascade needs labels".to_owned());
         };
@@ -136,6 +157,23 @@ impl Panorama {
         Ok(self.begin(options).segment_lesion(region, observer)?.0)
     }
 
+    /// The likelihood from what the classification head says of patches and the detection map's largest confidence; `None` if the
+    /// recipe says nothing of it.
+    ///
+    /// # Errors
+    /// If the head's probability is none.
+    pub fn join(&self, patches: &[Patch], map: f32) -> Result<Option<Likelihood>, PipelineError> {
+        let Some(LikelihoodRule { combine, patches: rule }) = self.recipe.likelihood else { return Ok(None) };
+        let patches: Vec<(f64, f64)> = patches.iter().map(|p| (p.probability, p.from_centre_mm)).collect();
+        let head = rule.of(&patches);
+        if let Some(wrong) = head.filter(|head| !(0.0..=1.0).contains(head)) {
+            return Err(PipelineError::Head(wrong));
+        }
+        let map = f64::from(map);
+        let joined = head.map_or(map, |head| combine.of(head, map));
+        Ok(Some(Likelihood { combine, patches: rule, head, map, joined }))
+    }
+
     /// Lesion probabilities near the pancreas, cut into candidates.
     ///
     /// # Errors
@@ -143,6 +181,13 @@ impl Panorama {
     pub fn extract_candidates(&self, segmentation: Segmentation) -> Result<LesionCandidates, PipelineError> {
         let probability = self.masked_probability(segmentation);
         Ok(extract_lesion_candidates(&probability, &self.recipe.candidates)?)
+    }
+
+    /// What is said of a scan without a pancreas.
+    fn nothing_found(&self) -> Option<Likelihood> {
+        let LikelihoodRule { combine, patches } = self.recipe.likelihood?;
+        let head = self.lesion.classifies().then_some(0.0);
+        Some(Likelihood { combine, patches, head, map: 0.0, joined: 0.0 })
     }
 
     /// Lesion probability, zero outside the dilated mask.
@@ -190,20 +235,24 @@ impl<'c> PanoramaRun<'c> {
                 drop(ct);
                 let map = self.empty_map(&geometry)?;
                 let budget = self.lesion.nothing_computed(observer);
-                return Ok(Detection { map, likelihood: 0.0, candidates: 0, roi: None, budget });
+                let joined = self.cascade.nothing_found();
+                return Ok(Detection { map, likelihood: 0.0, candidates: 0, roi: None, joined, budget });
             }
         };
         let region = Volume::new(cut_out(&roi, ct), geometry_of(&roi, &geometry));
-        let (segmentation, budget) = self.segment_lesion(region, observer)?;
+        let (mut segmentation, budget) = self.segment_lesion(region, observer)?;
         observer.stage("candidates");
+        let patches = std::mem::take(&mut segmentation.patches);
         let candidates = self.cascade.extract_candidates(segmentation)?;
+        let joined = self.cascade.join(&patches, candidates.likelihood())?;
         let mut map = self.empty_map(&geometry)?;
         map.data.slice_mut(slice_of(&roi)).assign(&candidates.detection_map);
         Ok(Detection {
             map,
-            likelihood: candidates.likelihood(),
+            likelihood: joined.map_or_else(|| candidates.likelihood(), |joined| joined.joined as f32),
             candidates: candidates.confidences.len(),
             roi: Some(roi),
+            joined,
             budget,
         })
     }

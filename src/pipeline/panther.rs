@@ -7,7 +7,7 @@ use super::budget::BudgetReport;
 use super::ensemble::{Ensemble, Member};
 use super::execution::{ExecutionOptions, Stage};
 use super::locate::{geometry_of, locate_pancreas};
-use super::recipe::{Average, IfNoPancreas, PantherRecipe, Roi, check_channels};
+use super::recipe::{Average, IfNoPancreas, PantherRecipe, Roi, check_channels, check_no_head};
 use super::roi::{cut_out, slice_of};
 use super::scan_check::check_mri;
 use super::{Observer, PipelineError};
@@ -82,6 +82,7 @@ impl Panther {
         for (number, model) in self.members.iter().enumerate() {
             let at = format!("members[{number}]");
             check_channels(&at, model)?;
+            check_no_head(&at, model)?;
             let OutputKind::Labels { classes } = model.dataset.output else {
                 return Err(format!("{at} predicts regions, the ensemble needs labels"));
             };

@@ -1,13 +1,19 @@
 //! `pipeline.json`: which models a system runs, and every number of its pre- and post-processing.
 
+mod likelihood;
 mod panther;
+mod reading;
 
 use super::PipelineError;
 use crate::detection::CandidateOptions;
 use crate::nnunet::dataset::OutputKind;
 use crate::nnunet::model_folder::{Fold, ModelFolder};
+pub use likelihood::LikelihoodRule;
+pub(super) use likelihood::check_no_head;
 pub use panther::{Average, MemberRun, PantherRecipe};
+use reading::from_json;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -16,8 +22,7 @@ const SPACINGS: RangeInclusive<f64> = 0.1..=100.0;
 
 /// The recipe of a system, as the JSON file has it. Every key is required unless it says otherwise; unknown keys
 /// are errors.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(tag = "system", rename_all = "snake_case", deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Recipe {
     /// The PANORAMA baseline's cascade.
     Panorama(PanoramaRecipe),
@@ -25,10 +30,26 @@ pub enum Recipe {
     Panther(PantherRecipe),
 }
 
+/// The key that says which system a recipe is for.
+#[derive(Deserialize)]
+struct Tag {
+    system: SystemName,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum SystemName {
+    Panorama,
+    Panther,
+}
+
 /// Numbers of the PANORAMA cascade.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PanoramaRecipe {
+    /// Was read before.
+    #[serde(rename = "system")]
+    _system: IgnoredAny,
     /// Remark on the weights, logged at every run (optional).
     #[serde(default)]
     pub note: Option<String>,
@@ -43,6 +64,10 @@ pub struct PanoramaRecipe {
     pub mask: Option<Mask>,
     /// How lesion candidates are extracted.
     pub candidates: CandidateOptions,
+    /// How the likelihood comes about where the second stage has a classification head (optional); without it, the likelihood is the
+    /// detection map's maximum.
+    #[serde(default)]
+    pub likelihood: Option<LikelihoodRule>,
 }
 
 /// A model folder and how it is run.
@@ -124,13 +149,23 @@ impl Recipe {
     pub fn read(path: &Path) -> Result<Self, PipelineError> {
         let error = |what: String| PipelineError::Recipe { path: path.to_owned(), what };
         let text = std::fs::read_to_string(path).map_err(|e| error(e.to_string()))?;
-        let recipe: Self = serde_json::from_str(&text).map_err(|e| error(e.to_string()))?;
-        match &recipe {
-            Self::Panorama(panorama) => panorama.check(),
-            Self::Panther(panther) => panther.check(),
-        }
-        .map_err(error)?;
-        Ok(recipe)
+        Self::from_json(&text).map_err(error)
+    }
+
+    fn from_json(text: &str) -> Result<Self, String> {
+        let Tag { system } = from_json(text)?;
+        Ok(match system {
+            SystemName::Panorama => {
+                let recipe: PanoramaRecipe = from_json(text)?;
+                recipe.check()?;
+                Self::Panorama(recipe)
+            }
+            SystemName::Panther => {
+                let recipe: PantherRecipe = from_json(text)?;
+                recipe.check()?;
+                Self::Panther(recipe)
+            }
+        })
     }
 }
 
@@ -174,6 +209,7 @@ impl PancreasStage {
     /// Whether a model has the labels, and reads one channel.
     pub(super) fn check_model(&self, model: &ModelFolder) -> Result<(), String> {
         check_channels("pancreas.model", model)?;
+        check_no_head("pancreas.model", model)?;
         let OutputKind::Labels { classes } = model.dataset.output else { return Ok(()) };
         match self.labels.iter().flatten().find(|&&label| usize::from(label) >= classes) {
             Some(label) => {

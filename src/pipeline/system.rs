@@ -1,7 +1,7 @@
 //! Any of the published systems, as its recipe chooses it.
 
 use super::execution::{ExecutionOptions, KeptFolds, Stage, keep_weights, release, warm_up};
-use super::panorama::{Detection, Panorama, PanoramaRun};
+use super::panorama::{Detection, Likelihood, Panorama, PanoramaRun};
 use super::panther::{Panther, PantherRun, TumourSegmentation};
 use super::{BudgetReport, Observer, PipelineError, Recipe};
 use crate::imaging::Volume;
@@ -33,6 +33,14 @@ impl Answer {
         match self {
             Self::Detection(detection) => detection.budget.as_ref(),
             Self::Segmentation(segmentation) => segmentation.budget.as_ref(),
+        }
+    }
+
+    /// Where a likelihood comes from, if the recipe says so.
+    pub fn likelihood(&self) -> Option<&Likelihood> {
+        match self {
+            Self::Detection(detection) => detection.joined.as_ref(),
+            Self::Segmentation(_) => None,
         }
     }
 }

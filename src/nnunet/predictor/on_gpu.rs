@@ -8,7 +8,7 @@ mod receiver;
 mod tiles;
 
 use super::folds::Folds;
-use super::{AllLogits, Cropped, LogitReader, PredictError, Predictor, Preprocessed, TileObserver};
+use super::{AllLogits, Cropped, LogitReader, Patch, PredictError, Predictor, Preprocessed, TileObserver};
 use crate::imaging::memory::bytes;
 use crate::network::{GpuRunner, Weights, sample_needs};
 use crate::nnunet::export::{Export, Segmentation, SegmentationRequest};
@@ -42,8 +42,8 @@ pub(super) fn segment(
 ) -> Result<Segmentation, PredictError> {
     let new = || Export::new(predictor.model, scan.grid(), scan.target, predictor.half(), request);
     predictor.memory.check("labels and probability", new().bytes())?;
-    let export = OnGpu { predictor, gpu, scan: Scan::Cropped(scan) }.run(new, observer)?;
-    Ok(export.finish())
+    let (export, patches) = OnGpu { predictor, gpu, scan: Scan::Cropped(scan) }.run(new, observer)?;
+    Ok(Segmentation { patches, ..export.finish() })
 }
 
 /// Mean logits of a scan.
@@ -54,7 +54,7 @@ pub(super) fn logits(
     new: impl Fn() -> AllLogits,
     observer: TileObserver<'_>,
 ) -> Result<AllLogits, PredictError> {
-    OnGpu { predictor, gpu, scan }.run(new, observer)
+    Ok(OnGpu { predictor, gpu, scan }.run(new, observer)?.0)
 }
 
 /// The network's raw output on one tile.
@@ -188,8 +188,12 @@ struct OnGpu<'a, 'm> {
 }
 
 impl OnGpu<'_, '_> {
-    /// Predicts with less and less memory until there is enough.
-    fn run<R: Receiver>(&self, new: impl Fn() -> R, observer: TileObserver<'_>) -> Result<R, PredictError> {
+    /// Predicts with less and less memory until there is enough: who took the logits, and what the classification head says.
+    fn run<R: Receiver>(
+        &self,
+        new: impl Fn() -> R,
+        observer: TileObserver<'_>,
+    ) -> Result<(R, Vec<Patch>), PredictError> {
         let mut setting = self.first_setting()?;
         loop {
             let mut receiver = new();
@@ -197,10 +201,10 @@ impl OnGpu<'_, '_> {
             // What computes may still use what the attempt took.
             let ended = self.gpu.synchronise();
             let error = match done {
-                Ok(()) => {
+                Ok(patches) => {
                     ended?;
                     self.gpu.remember_algorithms();
-                    return Ok(receiver);
+                    return Ok((receiver, patches));
                 }
                 Err(error) if error.is_out_of_gpu_memory() => error,
                 Err(error) => return Err(error),
@@ -242,13 +246,14 @@ impl OnGpu<'_, '_> {
         setting: Setting,
         receiver: &mut R,
         observer: TileObserver<'_>,
-    ) -> Result<(), PredictError> {
+    ) -> Result<Vec<Patch>, PredictError> {
         let Self { predictor, gpu, .. } = self;
         let plan = &predictor.plan;
         let image = if setting.frugal { self.image_from_host()? } else { self.image()? };
         gpu.synchronise()?;
         tracing::info!("preprocessed");
         let tiling = self.tiling();
+        let classified = tiling.starts.len();
         let weights = importance_map(predictor.model.configuration.patch_size, predictor.options.accumulate);
         let partial = setting.frugal || !setting.batch.is_multiple_of(predictor.mirrorings.len());
         let tiles = Tiles {
@@ -259,20 +264,23 @@ impl OnGpu<'_, '_> {
             sums: TileSums::new(*gpu, plan.logits(), &weights, partial)?,
             runner: GpuRunner::new(plan.clone(), *gpu, setting.batch)?,
             marks: [None, None],
+            classes: predictor.class_sums(classified),
         };
-        if setting.frugal {
-            tiles.with_sums_on_host(&weights, receiver, observer)?;
+        let patches = if setting.frugal {
+            let patches = tiles.with_sums_on_host(&weights, receiver, observer)?;
             tracing::info!("predicted");
+            patches
         } else {
-            let logits = tiles.with_sums_on_gpu(observer)?;
+            let (logits, patches) = tiles.with_sums_on_gpu(observer)?;
             gpu.synchronise()?;
             tracing::info!("predicted");
             if let Err(error) = receiver.take_all(&logits) {
                 self.export_on_host(error, &logits, receiver)?;
             }
-        }
+            patches
+        };
         tracing::info!("exported");
-        Ok(())
+        Ok(patches)
     }
 
     /// Hands over logits that the GPU had not the memory to make labels of.

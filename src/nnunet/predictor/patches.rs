@@ -43,12 +43,7 @@ impl ClassSums {
 }
 
 /// Distance in mm between the centre of the patch that begins at `start` and that of the image.
-fn distance_of_centres(
-    start: [isize; 3],
-    patch: [usize; 3],
-    image: [usize; 3],
-    spacing: [f64; 3],
-) -> f64 {
+fn distance_of_centres(start: [isize; 3], patch: [usize; 3], image: [usize; 3], spacing: [f64; 3]) -> f64 {
     let along = |a: usize| (start[a] as f64 + (patch[a] as f64 - image[a] as f64) / 2.0) * spacing[a];
     (0..3).map(|a| along(a).powi(2)).sum::<f64>().sqrt()
 }

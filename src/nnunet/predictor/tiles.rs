@@ -48,7 +48,9 @@ impl<'a> Tiles<'a> {
         })?;
         let new_sum = || Tensor::zeros(tile.data_len(), DType::F32, &Device::Cpu);
         let sum = (mirrorings.len() > 1).then(new_sum).transpose()?;
-        let kept = (0..kept).map(|_| Ok(Kept { sum: new_sum()?, class_logits: None, filled: false })).collect::<Result<Vec<_>>>()?;
+        let kept = (0..kept)
+            .map(|_| Ok(Kept { sum: new_sum()?, class_logits: None, filled: false }))
+            .collect::<Result<Vec<_>>>()?;
         let constant = inputs.iter().filter(|i| **i != TileInput::Varied).count();
         tracing::debug!(tiles = inputs.len(), constant, kept = kept.len(), "tiles");
         Ok(Self { runner, mirrorings, tiling, image, inputs, sum, kept, classes })

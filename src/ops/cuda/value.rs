@@ -3,11 +3,12 @@
 use super::memory::{Address, Held};
 use super::{Cuda, CudaError};
 use crate::ops::CudaPrecision;
-use candle_core::cuda_backend::cudarc::driver::DevicePtr;
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use candle_core::cuda_backend::{CudaStorage, CudaStorageSlice};
 use candle_core::op::BackpropOp;
 use candle_core::{Layout, Result, Storage, Tensor, bail};
 use half::f16;
+use std::sync::Arc;
 
 /// Channels are padded to a multiple of this.
 const EIGHT: usize = 8;
@@ -57,6 +58,32 @@ impl CudaBuffer {
         };
         let base = Address(base).plus(start * precision.bytes());
         Ok(Self { base, len: end - start, precision })
+    }
+
+    /// A copy of the elements in `place` of the buffer on the host, after everything that writes them.
+    pub fn read(storage: &CudaStorage, place: &std::ops::Range<usize>, op: &'static str) -> Result<Vec<f32>> {
+        fn copy<T: candle_core::cuda_backend::cudarc::driver::DeviceRepr + Clone + Default>(
+            slice: &CudaSlice<T>,
+            stream: &Arc<CudaStream>,
+            place: &std::ops::Range<usize>,
+            op: &'static str,
+        ) -> Result<Vec<T>> {
+            let Some(part) = slice.try_slice(place.clone()) else {
+                bail!("{op}: {place:?} of a buffer of {} elements", slice.len())
+            };
+            let mut values = vec![T::default(); place.len()];
+            let copied = stream.memcpy_dtoh(&part, &mut values).and_then(|()| stream.synchronize());
+            copied.map_err(CudaError::driver(op, 0))?;
+            Ok(values)
+        }
+        let stream = storage.device.cuda_stream();
+        match &storage.slice {
+            CudaStorageSlice::F16(slice) => {
+                Ok(copy(slice, &stream, place, op)?.into_iter().map(f16::to_f32).collect())
+            }
+            CudaStorageSlice::F32(slice) => copy(slice, &stream, place, op),
+            _ => bail!("{op}: needs float16 or float32 values on the GPU"),
+        }
     }
 
     /// The elements in `place`.

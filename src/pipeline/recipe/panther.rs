@@ -4,6 +4,7 @@ use super::{ModelRun, PancreasStage, Roi};
 use crate::detection::ComponentRules;
 use crate::nnunet::model_folder::Fold;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -14,6 +15,9 @@ const WEIGHTS: RangeInclusive<f64> = 1e-6..=1e6;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PantherRecipe {
+    /// Was read before.
+    #[serde(rename = "system")]
+    _system: IgnoredAny,
     /// Remark on the weights, logged at every run (optional).
     #[serde(default)]
     pub note: Option<String>,

@@ -1,5 +1,6 @@
 //! The tiles of one image on a GPU: in batches, over all folds.
 
+use super::super::patches::{ClassSums, Patch};
 use super::super::sums::{Sums, Weighting, bands};
 use super::super::{PredictError, TileObserver, TileProgress};
 use super::OnGpu;
@@ -28,6 +29,8 @@ pub(super) struct Tiles<'a, 'm> {
     pub runner: GpuRunner,
     /// Ends of the last batches: no more than two are under way.
     pub marks: [Option<Mark>; 2],
+    /// Of what the classification head says, if the network has one.
+    pub classes: Option<ClassSums>,
 }
 
 impl Tiles<'_, '_> {
@@ -52,6 +55,20 @@ impl Tiles<'_, '_> {
         jobs.resize(self.runner.samples(), last);
         self.batch.gather(&self.image, &jobs, self.runner.input()?)?;
         Ok(self.runner.run(fold)?)
+    }
+
+    /// Takes down what the classification head says of a batch that was just run.
+    fn classify(&mut self, runs: &[Run], fold: &Weights) -> Result<(), PredictError> {
+        let Some(classes) = &mut self.classes else { return Ok(()) };
+        let logits = self.runner.class_logits(fold)?;
+        for (run, &logits) in runs.iter().zip(logits.iter().flatten()) {
+            classes.add(run.tile, logits, 1);
+        }
+        Ok(())
+    }
+
+    fn patches(&self) -> Vec<Patch> {
+        self.on.predictor.patches(self.classes.as_ref(), &self.tiling)
     }
 
     /// Waits until the batch before the one that was just launched has ended.
@@ -84,8 +101,11 @@ impl Tiles<'_, '_> {
         found
     }
 
-    /// All folds over all tiles, with the sums on the GPU.
-    pub fn with_sums_on_gpu(mut self, observer: TileObserver<'_>) -> Result<DeviceLogits, PredictError> {
+    /// All folds over all tiles, with the sums on the GPU: mean logits, and what the classification head says.
+    pub fn with_sums_on_gpu(
+        mut self,
+        observer: TileObserver<'_>,
+    ) -> Result<(DeviceLogits, Vec<Patch>), PredictError> {
         let OnGpu { predictor, gpu, .. } = *self.on;
         let (folds, heads) = (predictor.folds(), predictor.heads());
         let dims = self.tiling.image;
@@ -103,26 +123,28 @@ impl Tiles<'_, '_> {
                     sums.add(&this.sums, head, features, &this.batch, copies)?;
                     finished += usize::from(!copies.unfinished);
                 }
+                this.classify(runs, fold)?;
                 this.pace()?;
                 progress(finished)?;
             }
             Ok(sums.end_fold(number)?)
         })?;
+        let patches = self.patches();
         // The activations go before the slabs come.
         drop(self);
         match sums.into_means()? {
-            Ok(memory) => Ok(DeviceLogits { cuda: gpu, memory, dims, heads }),
+            Ok(memory) => Ok((DeviceLogits { cuda: gpu, memory, dims, heads }, patches)),
             Err(Overflow) => Err(PredictError::HalfOverflow),
         }
     }
 
-    /// All folds over all tiles, with the sums on the host as the CPU has them.
+    /// All folds over all tiles, with the sums on the host as the CPU has them: what the classification head says.
     pub fn with_sums_on_host<R: Receiver>(
         mut self,
         weights: &[f32],
         receiver: &mut R,
         observer: TileObserver<'_>,
-    ) -> Result<(), PredictError> {
+    ) -> Result<Vec<Patch>, PredictError> {
         let OnGpu { predictor, gpu, .. } = *self.on;
         let patch = predictor.model.configuration.patch_size;
         let (folds, heads) = (predictor.folds(), predictor.heads());
@@ -152,6 +174,7 @@ impl Tiles<'_, '_> {
                         add_on_host(&sums, logits, &values, start, copies.predictions)?;
                         progress(1)?;
                     }
+                    this.classify(&runs, fold)?;
                 }
                 sums.end_fold(band.end)?;
                 if number + 1 == folds {
@@ -159,7 +182,8 @@ impl Tiles<'_, '_> {
                 }
             }
             Ok(())
-        })
+        })?;
+        Ok(self.patches())
     }
 
     /// Calls `run` with the weights of each fold and its number, the next fold's being loaded meanwhile; `progress` takes down
