@@ -49,7 +49,7 @@ fn a_tile_allocates_nothing_of_the_size_of_an_activation() {
 }
 
 fn check_tiles() {
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/panorama").join(
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/baseline/panorama").join(
         "Dataset104_PANORAMA_baseline_PDAC_Detection/nnUNetTrainer_Loss_CE_checkpoints__nnUNetPlans__3d_fullres",
     );
     let model = ModelFolder::open(&model, &[Fold::Number(0)], "checkpoint_best_panorama").unwrap();

@@ -121,7 +121,7 @@ fn models_run_with_all_folds_and_mirrorings_give_the_same_labels_in_bfloat16() {
 /// The lesion network's plans, with the features of the published one and a small patch.
 fn wide_plans(folder: &Path) -> Plans {
     let demonstration = Path::new(ROOT).join(
-        "weights/panorama/Dataset104_PANORAMA_baseline_PDAC_Detection/nnUNetTrainer_Loss_CE_checkpoints__nnUNetPlans__3d_fullres",
+        "tests/golden/baseline/panorama/Dataset104_PANORAMA_baseline_PDAC_Detection/nnUNetTrainer_Loss_CE_checkpoints__nnUNetPlans__3d_fullres",
     );
     let text = std::fs::read_to_string(demonstration.join("plans.json")).unwrap();
     let mut plans: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -198,7 +198,7 @@ fn the_demonstration_cascade_says_the_same_in_bfloat16() {
     let Some([_, bf16, vectors]) = arithmetics() else { return };
     let root = Path::new(ROOT);
     let ct = Case::find(&root.join("test_input"), &PANORAMA).unwrap().read().unwrap();
-    let recipe = root.join("weights/panorama/pipeline.json");
+    let recipe = root.join("tests/golden/baseline/panorama/pipeline.json");
     let System::Panorama(cascade) = System::open(&recipe).unwrap() else { panic!("another system") };
     let [coarse, expected] = [bf16, vectors].map(|arithmetic| {
         let options = ExecutionOptions { arithmetic, ..ExecutionOptions::default() };

@@ -487,7 +487,7 @@ fn weights_copy(desk: &Desk) -> PathBuf {
         }
     }
     let copied = desk.folder.path().join("weights");
-    copy(&Path::new(ROOT).join("weights"), &copied);
+    copy(&Path::new(ROOT).join("tests/golden/baseline"), &copied);
     copied
 }
 

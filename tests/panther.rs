@@ -296,7 +296,7 @@ fn members_that_cannot_be_averaged_are_named() {
     desk.refuses(5, &["members[1] predicts regions, the ensemble needs labels"]);
     desk.recipe(|recipe| {
         let lesion = "Dataset104_PANORAMA_baseline_PDAC_Detection";
-        let model = only_file(&root("weights/panorama").join(lesion));
+        let model = only_file(&root("tests/golden/baseline/panorama").join(lesion));
         recipe["members"][1]["folder"] = json!(model);
         recipe["members"][1]["checkpoint"] = json!("checkpoint_best_panorama");
     });
@@ -323,10 +323,11 @@ fn a_task_without_weights_is_told_which_have_some() {
     fs::write(desk.path("weights/panther-t2/pipeline.json"), "{}").unwrap();
     desk.refuses(5, &["panther-t1/pipeline.json: no such file; there are recipes for panther-t2"]);
     desk.recipe(|recipe| {
-        let other = fs::read(root("weights/panorama/pipeline.json")).unwrap();
+        let other = fs::read(root("tests/golden/baseline/panorama/pipeline.json")).unwrap();
         *recipe = serde_json::from_slice(&other).unwrap();
         for stage in ["pancreas", "lesion"] {
-            let folder = root("weights/panorama").join(recipe[stage]["model"]["folder"].as_str().unwrap());
+            let folder = root("tests/golden/baseline/panorama")
+                .join(recipe[stage]["model"]["folder"].as_str().unwrap());
             recipe[stage]["model"]["folder"] = json!(folder);
         }
     });
@@ -375,7 +376,7 @@ fn coarse_stage(labels: &[u16]) -> Value {
 
 /// A first stage that finds no pancreas in [`Desk::put_dull`]'s scan.
 fn stage_for_ct() -> Value {
-    let pancreas = root("weights/panorama/Dataset103_PANORAMA_baseline_Pancreas_Segmentation");
+    let pancreas = root("tests/golden/baseline/panorama/Dataset103_PANORAMA_baseline_Pancreas_Segmentation");
     json!({
         "model": {"folder": only_file(&pancreas), "folds": [0, 1, 2, 3, 4], "checkpoint": "checkpoint_final", "mirroring": true, "step": 0.5},
         "spacing_mm_xyz": [4.5, 4.5, 9.0], "outside_value": 8.0
@@ -505,9 +506,11 @@ fn a_time_budget_leaves_out_what_it_must_and_says_so() {
 fn shipped_recipes_are_those_of_the_published_systems() {
     let read = |name: &str| Recipe::read(&root("weights/recipes").join(name)).unwrap();
     let Recipe::Panorama(pandx) = read("pandx.json") else { panic!("another system") };
-    let Recipe::Panorama(baseline) = Recipe::read(&root("weights/panorama/pipeline.json")).unwrap() else {
-        panic!("another system")
-    };
+    let Recipe::Panorama(baseline) = read("panorama-baseline.json") else { panic!("another system") };
+    let tested = Recipe::read(&root("tests/golden/baseline/panorama/pipeline.json")).unwrap();
+    let Recipe::Panorama(mut tested) = tested else { panic!("another system") };
+    tested.note = None;
+    assert_eq!(tested, baseline);
     assert_eq!((pandx.mask, pandx.lesion.model.mirroring, pandx.lesion.model.folds.len()), (None, true, 5));
     assert_eq!(pandx.candidates.dynamic_threshold_factor, ThresholdFactor::try_from(15.0).unwrap());
     assert_eq!((pandx.roi, pandx.pancreas.model), (baseline.roi, baseline.pancreas.model));
@@ -528,7 +531,7 @@ fn shipped_recipes_are_those_of_the_published_systems() {
     let roi = second.roi.unwrap();
     assert_eq!((roi.margin_mm_xyz, roi.if_no_pancreas), ([70.0; 3], IfNoPancreas::WholeImage));
     let files = fs::read_dir(root("weights/recipes")).unwrap().count();
-    assert_eq!(files, 5, "every recipe is read here");
+    assert_eq!(files, 6, "every recipe is read here");
 }
 
 /// Detection in CT with a residual-encoder second stage, without a mask and with factor 15: the candidates grow.
@@ -538,7 +541,8 @@ fn a_residual_encoder_serves_detection_too() {
     let output = |change: &dyn Fn(&mut Value)| {
         let mut recipe: Value =
             serde_json::from_slice(&fs::read(root("weights/recipes/pandx.json")).unwrap()).unwrap();
-        let pancreas = root("weights/panorama").join(recipe["pancreas"]["model"]["folder"].as_str().unwrap());
+        let pancreas = root("tests/golden/baseline/panorama")
+            .join(recipe["pancreas"]["model"]["folder"].as_str().unwrap());
         recipe["pancreas"]["model"]["folder"] = json!(pancreas);
         let dataset = only_file(&root("weights/panther-t1/expert_0"));
         let lesion = json!({"folder": only_file(&dataset), "folds": [0], "checkpoint": "checkpoint_final",

@@ -3,7 +3,7 @@
 
     bench_cascade.py --binary target/release/pdac-cascade --input test_input --models WORK/models --runs 3 --threads 2
 
---models is the folder of .pth models with weights rounded to f16 (`make_demo.py weights --work WORK` leaves WORK/models), so
+--models is the folder of .pth models with weights rounded to f16 (`make_demo.py baseline --work WORK` leaves WORK/models), so
 that both run the same weights. With --folds or --no-mirroring both run the .pth files themselves, ours by a recipe made for it.
 The original runs with nnU-Net's own float16 accumulation unless --accum float32 is given.
 Printed are the medians of wall seconds, CPU seconds and peak resident memory (of the process, as the kernel counts it),
@@ -125,7 +125,7 @@ def main():
     ap.add_argument("--binary", type=Path, required=True)
     ap.add_argument("--input", type=Path, default=oracle.REPOSITORY / "test_input")
     ap.add_argument("--models", type=Path, required=True, help="folder of the .pth models, rounded to f16")
-    ap.add_argument("--weights", type=Path, default=oracle.REPOSITORY / "weights", help="our weights folder (default: weights)")
+    ap.add_argument("--weights", type=Path, default=oracle.BASELINE, help="our weights folder (default: tests/golden/baseline)")
     ap.add_argument("--runs", type=int, default=3, help="of each (default %(default)s)")
     ap.add_argument("--no-warm-up", dest="warm_up", action="store_false", help="time the first pair too: for runs of many minutes")
     ap.add_argument("--threads", type=int, default=2, help="of each (default %(default)s)")

@@ -88,7 +88,7 @@ class Bench:
 
     def recipe(self, models, folds):
         """A weights folder of ours with the .pth models and these folds."""
-        options = argparse.Namespace(folds=folds, no_mirroring=False, models=models, weights=oracle.REPOSITORY / "weights")
+        options = argparse.Namespace(folds=folds, no_mirroring=False, models=models, weights=oracle.BASELINE)
         return bench_cascade.weights_folder(options, self.folder("recipe"))
 
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Make the demonstration: small weights, a synthetic scan, and what the Python original answers to it.
+"""Make small weights of the baselines, a synthetic scan, and what the Python original answers to it.
 
-    make_demo.py weights  --models RESULTS        # RESULTS: what make_models.py of the oracle folder trained
+    make_demo.py baseline --models RESULTS        # RESULTS: what train_baseline.py trained
     make_demo.py experts  --models EXPERTS        # EXPERTS/panther-t1/expert_0, …: what it trained for each expert
     make_demo.py scan
     make_demo.py expected --work DIR              # runs the Python original, a minute or two
 
-`weights` writes weights/panorama/<dataset>/<trainer>__<plans>__<configuration>/fold_<k>/<checkpoint>.safetensors (f16) and,
-under --work, the same folders as .pth with weights rounded to f16: what the Python original runs on.
+`baseline` writes tests/golden/baseline/panorama/<dataset>/<trainer>__<plans>__<configuration>/fold_<k>/<checkpoint>.safetensors
+(f16) and, under --work, the same folders as .pth with weights rounded to f16: what the Python original runs on.
 `experts` does the same for the networks of PANTHER's ensembles, weights/panther-t1/expert_<i> and weights/panther-t2/expert_<i>.
 `scan` writes test_input/images/venous-ct/<stem>.mha, test_input/clinical-information-pancreatic-ct.json and, under --work,
 the phantom's true labels.
@@ -37,16 +37,6 @@ EXPERTS = (  # folder, dataset, trainer__plans__configuration, checkpoint
     ("panther-t2/expert_1", "Dataset902_PANTHER_HR_torchres", PANTHER, "checkpoint_best"),
 )
 NOTE = "Demonstration weights trained on synthetic phantoms. Unfit for patients."
-NOTICE = """DEMONSTRATION WEIGHTS - NOT FOR PATIENTS
-
-The networks in this folder are tiny (about 0.2 million parameters each) and were trained for a few minutes on synthetic
-phantoms, never on a scan of a person. They exist so that the program can be tried and tested out of the box. On a real
-scan their output means nothing.
-
-They were trained by scripts/reference/train_demo.py and converted to half precision by
-scripts/reference/make_demo.py. The folder names are those of the PANORAMA baseline, so that the trained baseline weights,
-converted with scripts/reference/export_weights.py, can take their place.
-"""
 EXPERTS_NOTICE = """DEMONSTRATION WEIGHTS - NOT FOR PATIENTS
 
 The networks in this folder are tiny (about 0.3 million parameters each) and were trained for minutes on synthetic phantoms,
@@ -63,15 +53,14 @@ def model_folders(root):
     return [Path(root) / dataset / folder for dataset, folder, _ in STAGES]
 
 
-def make_weights(a):
+def make_baseline(a):
     import export_weights
-    target = a.repository / "weights" / "panorama"
+    target = a.repository / "tests" / "golden" / "baseline" / "panorama"
     total = 0
     for dataset, folder, checkpoint in STAGES:
         files = export_weights.export(Path(a.models) / dataset / folder, target / dataset / folder, None, checkpoint, "f16", NOTE,
                                       Path(a.work) / "models" / dataset / folder)
         total += sum(f.stat().st_size for f in files)
-    (target / "DEMONSTRATION_WEIGHTS.txt").write_text(NOTICE)
     print(f"{target}: {total} bytes of weights")
 
 
@@ -162,8 +151,8 @@ def numbers(kind):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("what", choices=["weights", "experts", "scan", "expected"])
-    ap.add_argument("--models", help="folder of trained models (weights, experts)")
+    ap.add_argument("what", choices=["baseline", "experts", "scan", "expected"])
+    ap.add_argument("--models", help="folder of trained models (baseline, experts)")
     ap.add_argument("--work", default="/tmp/pdac-demo", help="folder for what is not committed (default %(default)s)")
     ap.add_argument("--repository", type=Path, default=oracle.REPOSITORY, help="write under this folder instead")
     ap.add_argument("--seed", type=int, default=6)
@@ -178,9 +167,9 @@ def main():
     oracle.add_option(ap)
     a = ap.parse_args()
     os.environ.setdefault("ORACLE_THREADS", "2")
-    if a.what in ("weights", "experts") and not a.models:
+    if a.what in ("baseline", "experts") and not a.models:
         ap.error(f"{a.what} needs --models")
-    {"weights": make_weights, "experts": make_experts, "scan": make_scan, "expected": make_expected}[a.what](a)
+    {"baseline": make_baseline, "experts": make_experts, "scan": make_scan, "expected": make_expected}[a.what](a)
 
 
 if __name__ == "__main__":

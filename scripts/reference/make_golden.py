@@ -5,7 +5,7 @@
     make_golden.py cascade --demo WORK                    # tests/golden/cascade
 
 RESULTS: `make_models.py regions transpose multiphase --folds 0,1 --no-momentum` of the oracle folder. WORK: what `make_demo.py
-weights --work WORK` and `make_demo.py experts --work WORK` left there (the demonstration networks with weights rounded to half
+baseline --work WORK` and `make_demo.py experts --work WORK` left there (the demonstration networks with weights rounded to half
 precision). Large arrays are kept
 as every k-th element of the flattened array, k being recorded. Names can be given to make only those cases.
 """

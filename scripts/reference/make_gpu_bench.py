@@ -56,7 +56,7 @@ def make_demonstration(target):
     """The shipped weights as .pth folders."""
     import torch
     import export_weights
-    shipped = make_demo.model_folders(oracle.REPOSITORY / "weights" / "panorama")
+    shipped = make_demo.model_folders(oracle.BASELINE / "panorama")
     for source, folder in zip(shipped, make_demo.model_folders(target)):
         export_weights.copy_description(source, folder)
         for file in sorted(source.glob("fold_*/*.safetensors")):

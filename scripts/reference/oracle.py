@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+BASELINE = REPOSITORY / "tests" / "golden" / "baseline"  # small models of the PANORAMA baseline, in the layout of weights/
 DEFAULT = REPOSITORY.parent / "shared" / "oracle"
 
 

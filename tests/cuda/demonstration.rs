@@ -113,7 +113,7 @@ impl Outputs {
 pub fn small_weights() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        let of = Path::new(ROOT).join("weights/panorama");
+        let of = Path::new(ROOT).join("tests/golden/baseline/panorama");
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("small_weights");
         // Of an earlier run, if any.
         let _none = fs::remove_dir_all(&folder);

@@ -59,7 +59,7 @@ fn check_detection(golden: &Golden, cascade: &Panorama, ct: &Volume<f32>) {
 
 #[test]
 fn every_stage_of_the_cascade_agrees_with_the_baseline() {
-    let recipe = Path::new(ROOT).join("weights/panorama/pipeline.json");
+    let recipe = Path::new(ROOT).join("tests/golden/baseline/panorama/pipeline.json");
     let System::Panorama(cascade) = System::open(&recipe).unwrap() else { panic!("another system") };
     let mut stopped = 0;
     for folder in cases("cascade", 10) {

@@ -104,15 +104,15 @@ pub fn differing_labels(
 
 fn model_path(name: &str) -> PathBuf {
     let weights = Path::new(ROOT).join("weights");
-    let demonstration = weights.join("panorama");
+    let baseline = Path::new(ROOT).join("tests/golden/baseline/panorama");
     match name {
         "demo-panther-t1-expert_0" => weights.join("panther-t1/expert_0/Dataset901_PANTHER").join(PANTHER),
         "demo-panther-t2-expert_1" => {
             weights.join("panther-t2/expert_1/Dataset902_PANTHER_HR_torchres").join(PANTHER)
         }
-        "demo-pancreas" => demonstration
+        "demo-pancreas" => baseline
             .join("Dataset103_PANORAMA_baseline_Pancreas_Segmentation/nnUNetTrainer__nnUNetPlans__3d_fullres"),
-        "demo-lesion" => demonstration.join(
+        "demo-lesion" => baseline.join(
             "Dataset104_PANORAMA_baseline_PDAC_Detection/nnUNetTrainer_Loss_CE_checkpoints__nnUNetPlans__3d_fullres",
         ),
         variant => Path::new(ROOT).join("tests/golden/models").join(variant),

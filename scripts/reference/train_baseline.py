@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Train the demonstration networks: make_models.py's tiny PANORAMA variants, a little narrower.
+"""Train the small networks that stand in for the PANORAMA baseline in tests: make_models.py's tiny PANORAMA variants, a little narrower.
 
-    train_demo.py --out RESULTS            # both stages, five folds, one thread each: some ten minutes
-    train_demo.py --out RESULTS --stage panorama1
+    train_baseline.py --out RESULTS            # both stages, five folds, one thread each: some ten minutes
+    train_baseline.py --out RESULTS --stage panorama1
 
 Everything but the width is what `make_models.py panorama1 panorama2 --size tiny --seed 0` makes: genuine nnU-Net v2
 trained-model folders, trained for a few minutes on synthetic phantoms.
