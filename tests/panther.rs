@@ -302,6 +302,11 @@ fn members_that_cannot_be_averaged_are_named() {
     });
     let first = "members[0] has background 0, tumor 1, pancreas 2";
     desk.refuses(5, &["members[1] has the labels background 0, ", first]);
+    desk.recipe(|recipe| {
+        recipe["members"][1]["folder"] = json!(root("tests/golden/multitask/model"));
+        recipe["members"][1]["checkpoint"] = json!("checkpoint_final");
+    });
+    desk.refuses(5, &["members[1] has a classification head"]);
     let moved = desk.path("moved");
     fs::create_dir_all(moved.join("fold_0")).unwrap();
     let source = only_file(&only_file(&root("weights/panther-t1/expert_1")));

@@ -11,6 +11,7 @@ mod faults;
 #[path = "../golden_inference/golden.rs"]
 mod golden;
 mod memory;
+mod multitask;
 mod networks;
 mod operators;
 mod program;
