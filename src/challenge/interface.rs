@@ -65,6 +65,11 @@ impl Interface {
 /// All tasks.
 pub const INTERFACES: [Interface; 3] = [PANORAMA, PANTHER_T1, PANTHER_T2];
 
+/// Folder of PANORAMA's detection map, relative to the output folder.
+pub const DETECTION_MAP: &str = "images/pdac-detection-map";
+/// File of PANORAMA's likelihood, relative to the output folder.
+pub const LIKELIHOOD: &str = "pdac-likelihood.json";
+
 /// PANORAMA: a venous CT in, a detection map and a likelihood out.
 pub const PANORAMA: Interface = Interface {
     name: "panorama",
@@ -75,7 +80,7 @@ pub const PANORAMA: Interface = Interface {
         slug: "clinical-information-pancreatic-ct",
         path: "clinical-information-pancreatic-ct.json",
     }),
-    output: OutputForm::Detection { map: "images/pdac-detection-map", likelihood: "pdac-likelihood.json" },
+    output: OutputForm::Detection { map: DETECTION_MAP, likelihood: LIKELIHOOD },
 };
 
 /// PANTHER's first task: a diagnostic T1-weighted MRI in, the tumour's segmentation out.

@@ -12,8 +12,10 @@ mod validation;
 
 pub use case::{Case, CaseError, task_of};
 pub use clinical::{Age, ClinicalError, ClinicalInformation, Sex};
-pub use interface::{INTERFACES, Interface, OutputForm, PANORAMA, PANTHER_T1, PANTHER_T2, Socket};
-pub use outputs::{OutputError, Outputs, Results};
+pub use interface::{
+    DETECTION_MAP, INTERFACES, Interface, LIKELIHOOD, OutputForm, PANORAMA, PANTHER_T1, PANTHER_T2, Socket,
+};
+pub use outputs::{OutputError, Outputs, REPORT, Results};
 pub use server::{Answer, Request, Server};
 pub use sockets::{Located, SocketError, locate};
 pub use validation::{Apart, Checked, Finding, compare, task_of_outputs, validate};

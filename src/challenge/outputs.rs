@@ -65,7 +65,7 @@ pub enum Results<'a> {
 }
 
 /// File that tells how a case was run, relative to the output folder.
-const REPORT: &str = "run-report.json";
+pub const REPORT: &str = "run-report.json";
 
 /// Where a case's outputs go; the folders exist, were found to be writable, and hold no earlier outputs.
 #[derive(Debug, Clone, PartialEq, Eq)]

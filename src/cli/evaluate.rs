@@ -1,20 +1,22 @@
 //! `evaluate`: predictions scored as a challenge scores them.
 
-use super::{case, run};
+mod panorama;
+mod panther;
+
 use clap::{Args, Subcommand};
+use panorama::PanoramaArgs;
+use panther::PantherArgs;
 use pdac_cascade::challenge::OutputError;
-use pdac_cascade::evaluation::Pairs;
-use pdac_cascade::evaluation::panther::{self, AxisOrder, Evaluation};
 use pdac_cascade::imaging::file::write_whole;
-use std::fmt;
-use std::io::{self, Write};
+use serde::Serialize;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const EXIT_CODES: &str = "Exit codes:
   0    all cases scored
   1    unexpected error
   2    wrong arguments
-  3    a folder or an image is missing, ambiguous, unreadable or no mask, or truth and prediction do not fit each other
+  3    a file or folder is missing, ambiguous, unreadable or holds something else than it should, or truth and prediction do not fit
   4    the JSON file cannot be written
   6    a case needs more memory than there is";
 
@@ -32,22 +34,14 @@ enum Challenge {
     /// needs a prediction; predictions without truth are named and not counted. Voxels of the truth other than 0 are tumour.
     #[command(after_long_help = EXIT_CODES)]
     Panther(PantherArgs),
-}
-
-#[derive(Debug, Args)]
-struct PantherArgs {
-    /// Folder with the right segmentations.
-    #[arg(long, value_name = "DIR")]
-    truth: PathBuf,
-    /// Folder with the segmentations to be scored.
-    #[arg(long, value_name = "DIR")]
-    prediction: PathBuf,
-    /// Also write the numbers into this file, in the form of the challenge's script.
-    #[arg(long, value_name = "FILE.json", value_parser = json_path)]
-    output: Option<PathBuf>,
-    /// Exchange the spacings along x and z, as the challenge's public script does, for comparison with its numbers.
-    #[arg(long)]
-    challenge_axis_order: bool,
+    /// Score detection maps with PANORAMA's metrics: AUROC of the patients, average precision and FROC of the lesions.
+    ///
+    /// A truth is an image <case> or <case>_label (.mha, .mhd, .nii, .nii.gz, .hdr). A prediction is an image <case> or
+    /// <case>_detection_map, with the patient's likelihood in <case>.json or without, or a folder <case> as `run` leaves it. A case
+    /// is ranked by its likelihood, or by the maximum of its map where no case has a likelihood. Every truth, or every
+    /// case that --cases names, needs a prediction; predictions without truth are named and not counted.
+    #[command(after_long_help = EXIT_CODES)]
+    Panorama(PanoramaArgs),
 }
 
 /// A path that ends in `.json`, so that no segmentation is overwritten by a slip.
@@ -63,68 +57,15 @@ fn json_path(text: &str) -> Result<PathBuf, String> {
 /// Scores what the arguments name.
 pub fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     match &args.challenge {
-        Challenge::Panther(args) => evaluate_panther(args),
+        Challenge::Panther(args) => panther::evaluate(args),
+        Challenge::Panorama(args) => panorama::evaluate(args),
     }
 }
 
-fn evaluate_panther(args: &PantherArgs) -> anyhow::Result<()> {
-    if let Some(file) = &args.output {
-        run::check_writable(file)?;
-    }
-    let Pairs { pairs, without_truth } = Pairs::find(&args.truth, &args.prediction)?;
-    for prediction in without_truth {
-        tracing::warn!("{}: not counted, there is no truth of this name", prediction.display());
-    }
-    let order = if args.challenge_axis_order { AxisOrder::Challenge } else { AxisOrder::Right };
-    let evaluation = panther::evaluate(&pairs, order, case::memory())?;
-    write!(io::stdout().lock(), "{}", Table(&evaluation))?;
-    if let Some(file) = &args.output {
-        write_json(file, &evaluation)?;
-    }
-    Ok(())
-}
-
-fn write_json(file: &Path, evaluation: &Evaluation) -> Result<(), OutputError> {
+fn write_json(file: &Path, evaluation: &impl Serialize) -> Result<(), OutputError> {
     let write = |out: &mut dyn Write| {
         serde_json::to_writer_pretty(&mut *out, evaluation)?;
         writeln!(out)
     };
     write_whole(file, write).map_err(|source| OutputError::Io { path: file.to_owned(), source })
-}
-
-/// The numbers for people: a line for each case, then the means.
-struct Table<'a>(&'a Evaluation);
-
-impl fmt::Display for Table<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Evaluation { per_subject, aggregates } = self.0;
-        let names = per_subject.iter().map(|case| case.subject.chars().count());
-        let width = names.max().unwrap_or(0).max("case".len());
-        let columns = ["Dice", "surface Dice", "HD95 mm", "MASD mm", "truth mm³", "prediction mm³"];
-        let [dice, surface, hd95, masd, truth, prediction] = columns;
-        writeln!(
-            f,
-            "{:width$}  {dice:>6}  {surface}  {hd95:>8}  {masd:>8}  {truth:>12}  {prediction}",
-            "case"
-        )?;
-        for case in per_subject {
-            let s = &case.scores;
-            write_scores(
-                f,
-                &case.subject,
-                width,
-                [s.volumetric_dice, s.surface_dice, s.hausdorff95, s.masd],
-            )?;
-            writeln!(f, "  {:12.2}  {:14.2}", s.gt_volume, s.pred_volume)?;
-        }
-        let a = aggregates;
-        let means = [a.mean_volumetric_dice, a.mean_surface_dice, a.mean_hausdorff95, a.mean_masd];
-        write_scores(f, "mean", width, means)?;
-        writeln!(f, "\ntumour burden RMSE {:.2} mm³", a.tumor_burden_rmse)
-    }
-}
-
-fn write_scores(f: &mut fmt::Formatter<'_>, name: &str, width: usize, scores: [f64; 4]) -> fmt::Result {
-    let [dice, surface, hd95, masd] = scores;
-    write!(f, "{name:width$}  {dice:6.4}  {surface:12.4}  {hd95:8.3}  {masd:8.3}")
 }

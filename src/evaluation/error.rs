@@ -1,5 +1,6 @@
 //! Why predictions cannot be scored.
 
+use super::detection_cases::Missing;
 use crate::imaging::{ImageError, NotEnoughMemory};
 use std::io;
 use std::path::PathBuf;
@@ -51,13 +52,42 @@ pub enum EvaluationError {
         /// Other cases without prediction.
         more: usize,
     },
+    /// Cases have no truth or no prediction.
+    #[error("{cases_missing} of {cases} cases have no truth or no detection map: {names}",
+        cases_missing = names_of(missing).len(), names = names_of(missing).join(", "))]
+    Missing {
+        /// Every file that should be there, by case.
+        missing: Vec<Missing>,
+        /// Number of cases that were to be scored.
+        cases: usize,
+    },
+    /// Some cases have a likelihood, others not.
+    #[error(
+        "{missing}: no such file, expected a likelihood of every case or of none, and there is {found}",
+        missing = missing.display(),
+        found = found.display()
+    )]
+    NoLikelihood {
+        /// The first likelihood that is missing.
+        missing: PathBuf,
+        /// The first that is there.
+        found: PathBuf,
+    },
+    /// A file that is no image cannot be read.
+    #[error("{path}: {source}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's word.
+        source: io::Error,
+    },
     /// An image cannot be read.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The voxels of an image are not those of a mask.
+    /// A file holds something else than it should: voxels that are no mask or detection map, a likelihood that is none.
     #[error("{path}: {what}", path = path.display())]
     Values {
-        /// The image.
+        /// The file.
         path: PathBuf,
         /// Expected, got.
         what: String,
@@ -87,4 +117,11 @@ impl EvaluationError {
     pub fn is_out_of_memory(&self) -> bool {
         matches!(self, Self::Memory { .. } | Self::Image(ImageError::Memory { .. }))
     }
+}
+
+/// The cases of missing files, each once.
+fn names_of(missing: &[Missing]) -> Vec<&str> {
+    let mut names: Vec<_> = missing.iter().map(|file| file.case.as_str()).collect();
+    names.dedup();
+    names
 }

@@ -1,14 +1,12 @@
 //! Segmentations read as masks, and what is refused.
 
+use super::grid::check_grid;
 use super::{EvaluationError, Pair};
+use crate::imaging::MemoryGauge;
 use crate::imaging::file::element::{Element, with_array};
 use crate::imaging::file::{Image, read_image_within};
-use crate::imaging::{Geometry, MemoryGauge};
 use ndarray::Array3;
 use std::path::Path;
-
-/// How far spacings may be apart, mm.
-const SPACING_TOLERANCE: f64 = 1e-4;
 
 /// Most values that a message lists.
 const MOST_VALUES: usize = 5;
@@ -30,39 +28,12 @@ impl Masks {
     pub(super) fn read(pair: &Pair, memory: MemoryGauge) -> Result<Self, EvaluationError> {
         let truth = read_image_within(&pair.truth, memory)?;
         let place = truth.geometry;
-        let spacing = truth.geometry.spacing;
-        let (size, spacing_xyz) = (truth.geometry.size_xyz(), truth.geometry.spacing_xyz());
         let truth = any_label(&pair.truth, &truth)?;
         let prediction = read_image_within(&pair.prediction, memory)?;
-        let (got_size, got_spacing) = (prediction.geometry.size_xyz(), prediction.geometry.spacing_xyz());
-        let differ = |what| EvaluationError::Grid {
-            prediction: pair.prediction.clone(),
-            truth: pair.truth.clone(),
-            what,
-        };
-        if got_size != size {
-            return Err(differ(format!("size is {got_size:?} (x, y, z), expected the {size:?}")));
-        }
-        if got_spacing.iter().zip(spacing_xyz).any(|(g, e)| (g - e).abs() > SPACING_TOLERANCE) {
-            let what = format!("spacing is {got_spacing:?} mm (x, y, z), expected the {spacing_xyz:?}");
-            return Err(differ(what));
-        }
-        if !lies_as(&prediction.geometry, &place) {
-            tracing::warn!(
-                "{}: origin or direction differ from those of {}; they are not compared, voxel is scored against voxel",
-                pair.prediction.display(),
-                pair.truth.display()
-            );
-        }
+        check_grid(pair, &place, &prediction.geometry)?;
         let prediction = foreground(&pair.prediction, &prediction)?;
-        Ok(Self { truth, prediction, spacing })
+        Ok(Self { truth, prediction, spacing: place.spacing })
     }
-}
-
-/// Whether a grid has the other's origin, to a thousandth of a mm, and direction.
-fn lies_as(a: &Geometry, b: &Geometry) -> bool {
-    let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-3);
-    near(&a.origin, &b.origin) && near(a.direction.as_flattened(), b.direction.as_flattened())
 }
 
 /// The voxels other than 0.

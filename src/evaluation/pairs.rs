@@ -32,11 +32,11 @@ impl Pairs {
     /// If a folder cannot be listed or holds two images of one name, an image is no file, there is no truth, or a truth has
     /// no prediction.
     pub fn find(truth: &Path, prediction: &Path) -> Result<Self, EvaluationError> {
-        let truths = images(truth)?;
+        let truths = images(truth, Some)?;
         if truths.is_empty() {
             return Err(EvaluationError::NoTruth { folder: truth.to_owned() });
         }
-        let mut predictions = images(prediction)?;
+        let mut predictions = images(prediction, Some)?;
         let (mut pairs, mut missing) = (Vec::new(), Vec::new());
         for (subject, truth) in truths {
             match predictions.remove(&subject) {
@@ -52,17 +52,23 @@ impl Pairs {
     }
 }
 
-/// The images of a folder by their names without ending.
-fn images(folder: &Path) -> Result<BTreeMap<String, PathBuf>, EvaluationError> {
+/// The images of a folder by what `subject` makes of their names without ending; those of which it makes nothing are left out.
+///
+/// # Errors
+/// If the folder cannot be listed or holds two images of one subject, or an image is no file.
+pub(super) fn images(
+    folder: &Path,
+    subject: fn(String) -> Option<String>,
+) -> Result<BTreeMap<String, PathBuf>, EvaluationError> {
     let unreadable = |source| EvaluationError::Folder { folder: folder.to_owned(), source };
     let mut images = BTreeMap::new();
     for entry in folder.read_dir().map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
-        let Some(stem) = image_stem(&path) else { continue };
+        let Some(subject) = image_stem(&path).and_then(subject) else { continue };
         if !path.is_file() {
             return Err(EvaluationError::NotAFile { path });
         }
-        if let Some(other) = images.insert(stem, path.clone()) {
+        if let Some(other) = images.insert(subject, path.clone()) {
             let [first, second] = if other < path { [other, path] } else { [path, other] };
             return Err(EvaluationError::Ambiguous { first, second });
         }
