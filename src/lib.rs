@@ -12,6 +12,7 @@
 //! | [`nnunet`] | a trained nnU-Net v2 model folder as values, and its inference |
 //! | [`network`] | architectures as planned lists of steps |
 //! | [`ops`] | 3-D convolution and its companions as candle custom operators |
+//! | [`phantom`] | synthetic abdominal CTs with labels |
 //! | [`imaging`] | volumes with geometry, file formats, resampling, morphology |
 //!
 //! Arrays are `(z, y, x)` or `(channel, z, y, x)`; physical points are LPS millimetres `(x, y, z)`.
@@ -23,5 +24,6 @@ pub mod imaging;
 pub mod network;
 pub mod nnunet;
 pub mod ops;
+pub mod phantom;
 pub mod pipeline;
 pub mod report;

@@ -2,6 +2,7 @@
 
 use super::device::DeviceArg;
 use super::evaluate::EvaluateArgs;
+use super::phantom::PhantomArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pdac_cascade::challenge::{Interface, PANORAMA, PANTHER_T1, PANTHER_T2};
 use pdac_cascade::nnunet::sliding_window::Accumulate;
@@ -63,6 +64,9 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Score predictions as a challenge does.
     Evaluate(EvaluateArgs),
+    /// Make a synthetic abdominal CT with labels.
+    #[command(after_long_help = EXIT_CODES)]
+    Phantom(PhantomArgs),
 }
 
 #[derive(Debug, Args)]
@@ -302,7 +306,7 @@ impl Command {
             Self::Run(args) => Some(&args.case.compute.logging),
             Self::Serve(args) => Some(&args.case.compute.logging),
             Self::SelfCheck(args) => Some(&args.compute.logging),
-            Self::Validate(_) | Self::Inspect(_) | Self::Evaluate(_) => None,
+            Self::Validate(_) | Self::Inspect(_) | Self::Evaluate(_) | Self::Phantom(_) => None,
         }
     }
 

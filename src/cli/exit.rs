@@ -8,6 +8,7 @@ use pdac_cascade::evaluation::EvaluationError;
 use pdac_cascade::imaging::ImageError;
 use pdac_cascade::nnunet::predictor::PredictError;
 use pdac_cascade::ops::UnavailableIsa;
+use pdac_cascade::phantom::PhantomError;
 use pdac_cascade::pipeline::PipelineError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -99,6 +100,11 @@ pub fn code(error: &anyhow::Error) -> u8 {
     }
     if let Some(error) = error.downcast_ref::<EvaluationError>() {
         return if error.is_out_of_memory() { MEMORY } else { INPUT };
+    }
+    match error.downcast_ref::<PhantomError>() {
+        Some(PhantomError::Grid(_)) => return USAGE,
+        Some(PhantomError::Memory(_)) => return MEMORY,
+        None => {}
     }
     match error.downcast_ref::<PipelineError>() {
         Some(PipelineError::Scan(_)) => INPUT,

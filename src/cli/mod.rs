@@ -9,6 +9,7 @@ mod inspect;
 mod interrupt;
 mod logging;
 mod memory;
+mod phantom;
 mod progress;
 mod run;
 mod self_check;
@@ -43,6 +44,7 @@ pub fn main() -> ExitCode {
         Command::SelfCheck(args) => self_check::self_check(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Evaluate(args) => evaluate::evaluate(&args),
+        Command::Phantom(args) => phantom::phantom(&args),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
