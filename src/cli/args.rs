@@ -306,7 +306,8 @@ impl Command {
             Self::Run(args) => Some(&args.case.compute.logging),
             Self::Serve(args) => Some(&args.case.compute.logging),
             Self::SelfCheck(args) => Some(&args.compute.logging),
-            Self::Validate(_) | Self::Inspect(_) | Self::Evaluate(_) | Self::Phantom(_) => None,
+            Self::Evaluate(args) => args.logging(),
+            Self::Validate(_) | Self::Inspect(_) | Self::Phantom(_) => None,
         }
     }
 

@@ -172,7 +172,7 @@ fn log_done(answer: &Answer, options: ExecutionOptions) {
     let gpu_peak_mb = options.gpu.map(|gpu| gpu.peak_memory() / 1_000_000);
     match answer {
         Answer::Detection(Detection { likelihood, candidates, joined, .. }) => {
-            let (head, map) = (joined.and_then(|joined| joined.head), joined.map(|joined| joined.map));
+            let (head, map) = (joined.map(|joined| joined.head), joined.map(|joined| joined.map));
             tracing::info!(likelihood, head, map, candidates, threads, arithmetic, gpu_peak_mb, "done");
         }
         Answer::Segmentation(TumourSegmentation { volume_mm3, components, .. }) => {

@@ -2,12 +2,15 @@
 
 mod panorama;
 mod panther;
+mod phantoms;
 
+use super::args::LoggingArgs;
 use clap::{Args, Subcommand};
 use panorama::PanoramaArgs;
 use panther::PantherArgs;
 use pdac_cascade::challenge::OutputError;
 use pdac_cascade::imaging::file::write_whole;
+use phantoms::PhantomsArgs;
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -42,6 +45,11 @@ enum Challenge {
     /// case that --cases names, needs a prediction; predictions without truth are named and not counted.
     #[command(after_long_help = EXIT_CODES)]
     Panorama(PanoramaArgs),
+    /// Score the detection of lesions on synthetic CTs, made here from seeds, with PANORAMA's metrics.
+    ///
+    /// Beside the table: how well the best threshold on the intensities inside the true pancreas would do.
+    #[command(after_long_help = EXIT_CODES)]
+    Phantoms(PhantomsArgs),
 }
 
 /// A path that ends in `.json`, so that no segmentation is overwritten by a slip.
@@ -54,11 +62,22 @@ fn json_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
+impl EvaluateArgs {
+    /// How to log, where that can be chosen.
+    pub fn logging(&self) -> Option<&LoggingArgs> {
+        match &self.challenge {
+            Challenge::Phantoms(args) => Some(&args.compute.logging),
+            Challenge::Panther(_) | Challenge::Panorama(_) => None,
+        }
+    }
+}
+
 /// Scores what the arguments name.
 pub fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     match &args.challenge {
         Challenge::Panther(args) => panther::evaluate(args),
         Challenge::Panorama(args) => panorama::evaluate(args),
+        Challenge::Phantoms(args) => phantoms::evaluate(args),
     }
 }
 

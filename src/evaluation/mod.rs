@@ -5,6 +5,7 @@ pub mod detection;
 pub mod detection_cases;
 mod error;
 mod grid;
+pub mod intensity;
 mod mask;
 mod pairs;
 pub mod panorama;

@@ -15,7 +15,7 @@ use super::{EvaluationError, Pair};
 use crate::imaging::components::{Components, Connectivity};
 use crate::imaging::file::element::{Element, with_array};
 use crate::imaging::file::read_image_within;
-use crate::imaging::{Geometry, MemoryGauge};
+use crate::imaging::{Geometry, MemoryGauge, NotEnoughMemory};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -117,7 +117,8 @@ pub struct Evaluation {
 }
 
 /// One case, scored.
-struct ScoredCase {
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoredCase {
     name: String,
     score: f64,
     results: Vec<LesionResult>,
@@ -125,14 +126,32 @@ struct ScoredCase {
 }
 
 impl ScoredCase {
+    /// A case from the truth's lesions (26 neighbours) and the candidates of a detection map on the same grid. Its score is its
+    /// likelihood, or the map's maximum if it has none.
+    ///
+    /// # Errors
+    /// If there is too little memory.
+    pub fn new(
+        name: String,
+        lesions: &Components,
+        candidates: &Candidates,
+        likelihood: Option<f64>,
+        joined: Option<JoinedLikelihood>,
+        options: &Options,
+        memory: MemoryGauge,
+    ) -> Result<Self, NotEnoughMemory> {
+        let results = match_candidates(lesions, candidates, options.min_overlap, memory)?;
+        let score = likelihood.unwrap_or_else(|| f64::from(candidates.maximum()));
+        Ok(Self { name, score, results, joined })
+    }
+
     /// Reads truth and map; lets both go.
     fn read(case: &DetectionCase, options: &Options, memory: MemoryGauge) -> Result<Self, EvaluationError> {
         let (lesions, geometry) = read_lesions(&case.pair, options.lesion_label, memory)?;
         let candidates = read_candidates(&case.pair, &geometry, memory)?;
-        let results = match_candidates(&lesions, &candidates, options.min_overlap, memory)
-            .map_err(|source| EvaluationError::Memory { path: case.pair.truth.clone(), source })?;
-        let score = case.likelihood.unwrap_or_else(|| f64::from(candidates.maximum()));
-        Ok(Self { name: case.pair.subject.clone(), score, results, joined: case.joined })
+        let name = case.pair.subject.clone();
+        Self::new(name, &lesions, &candidates, case.likelihood, case.joined, options, memory)
+            .map_err(|source| EvaluationError::Memory { path: case.pair.truth.clone(), source })
     }
 
     fn has_lesion(&self) -> bool {
@@ -193,19 +212,18 @@ pub fn evaluate(
 ) -> Result<Evaluation, EvaluationError> {
     let cases = cases.iter().map(|case| ScoredCase::read(case, options, memory));
     let cases = cases.collect::<Result<Vec<_>, _>>()?;
-    let lesions = cases.iter().flat_map(|case| &case.results).filter(|result| result.is_lesion);
-    if lesions.clone().next().is_none() {
-        tracing::warn!(
-            "no truth has a voxel of label {}: there are no lesions to be found",
-            options.lesion_label
-        );
-    }
-    let num_lesions = lesions.count();
-    Ok(Evaluation::of(&cases, num_lesions, options))
+    Ok(Evaluation::of(&cases, options))
 }
 
 impl Evaluation {
-    fn of(cases: &[ScoredCase], num_lesions: usize, options: &Options) -> Self {
+    /// The metrics of scored cases.
+    pub fn of(cases: &[ScoredCase], options: &Options) -> Self {
+        let lesions = cases.iter().flat_map(|case| &case.results).filter(|result| result.is_lesion);
+        let num_lesions = lesions.count();
+        if num_lesions == 0 {
+            let label = options.lesion_label;
+            tracing::warn!("no truth has a voxel of label {label}: there are no lesions to be found");
+        }
         let rankings = Rankings::of(cases);
         let once = vec![1; cases.len()];
         let (by_case, by_lesion) = (rankings.cases.steps(&once), rankings.lesions.steps(&once));

@@ -45,7 +45,7 @@ pub struct Detection {
     pub candidates: usize,
     /// Region that was searched; `None` if no pancreas was found and the recipe asks for an empty map then.
     pub roi: Option<BoundingBox>,
-    /// Where the likelihood comes from, if the recipe says so.
+    /// Where the likelihood comes from, if the second stage has a classification head.
     pub joined: Option<Likelihood>,
     /// What a time budget changed, if there is one.
     pub budget: Option<BudgetReport>,
@@ -58,8 +58,8 @@ pub struct Likelihood {
     pub combine: Combine,
     /// How patches became one probability.
     pub patches: PatchRule,
-    /// The classification head's probability; `null` if the network has none.
-    pub head: Option<f64>,
+    /// The classification head's probability.
+    pub head: f64,
     /// Largest confidence of the detection map.
     pub map: f64,
     /// Both together.
@@ -157,21 +157,20 @@ impl Panorama {
         Ok(self.begin(options).segment_lesion(region, observer)?.0)
     }
 
-    /// The likelihood from what the classification head says of patches and the detection map's largest confidence; `None` if the
-    /// recipe says nothing of it.
+    /// The likelihood from what the classification head says of patches and the detection map's largest confidence; `None` without a
+    /// head.
     ///
     /// # Errors
     /// If the head's probability is none.
     pub fn join(&self, patches: &[Patch], map: f32) -> Result<Option<Likelihood>, PipelineError> {
         let Some(LikelihoodRule { combine, patches: rule }) = self.recipe.likelihood else { return Ok(None) };
         let patches: Vec<(f64, f64)> = patches.iter().map(|p| (p.probability, p.from_centre_mm)).collect();
-        let head = rule.of(&patches);
-        if let Some(wrong) = head.filter(|head| !(0.0..=1.0).contains(head)) {
-            return Err(PipelineError::Head(wrong));
+        let Some(head) = rule.of(&patches) else { return Ok(None) };
+        if !(0.0..=1.0).contains(&head) {
+            return Err(PipelineError::Head(head));
         }
         let map = f64::from(map);
-        let joined = head.map_or(map, |head| combine.of(head, map));
-        Ok(Some(Likelihood { combine, patches: rule, head, map, joined }))
+        Ok(Some(Likelihood { combine, patches: rule, head, map, joined: combine.of(head, map) }))
     }
 
     /// Lesion probabilities near the pancreas, cut into candidates.
@@ -185,9 +184,9 @@ impl Panorama {
 
     /// What is said of a scan without a pancreas.
     fn nothing_found(&self) -> Option<Likelihood> {
-        let LikelihoodRule { combine, patches } = self.recipe.likelihood?;
-        let head = self.lesion.classifies().then_some(0.0);
-        Some(Likelihood { combine, patches, head, map: 0.0, joined: 0.0 })
+        let LikelihoodRule { combine, patches } =
+            self.recipe.likelihood.filter(|_| self.lesion.classifies())?;
+        Some(Likelihood { combine, patches, head: 0.0, map: 0.0, joined: 0.0 })
     }
 
     /// Lesion probability, zero outside the dilated mask.

@@ -36,7 +36,7 @@ impl Answer {
         }
     }
 
-    /// Where a likelihood comes from, if the recipe says so.
+    /// Where a likelihood comes from, if a classification head takes part.
     pub fn likelihood(&self) -> Option<&Likelihood> {
         match self {
             Self::Detection(detection) => detection.joined.as_ref(),

@@ -39,7 +39,7 @@ pub struct PanoramaArgs {
     output: Option<PathBuf>,
 }
 
-fn overlap(text: &str) -> Result<f64, String> {
+pub(super) fn overlap(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number));
     number.ok_or_else(|| "expected a number from 0 to 1".to_owned())
 }
@@ -77,7 +77,7 @@ fn name_each(error: &EvaluationError) {
 }
 
 /// The numbers for people: a line for each way to score.
-struct Table<'a>(&'a Evaluation);
+pub(super) struct Table<'a>(pub &'a Evaluation);
 
 /// Characters of a metric with its interval.
 const METRIC: usize = 22;
