@@ -161,6 +161,7 @@ fn help_names_every_option_and_exit_code() {
     };
     insta::assert_snapshot!("help", help(&["--help"]));
     insta::assert_snapshot!("help-run", help(&["run", "--help"]));
+    insta::assert_snapshot!("help-phantom", help(&["phantom", "--help"]));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::device::DeviceArg;
 use super::evaluate::EvaluateArgs;
-use super::phantom::PhantomArgs;
+use super::phantom::{self, PhantomArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pdac_cascade::challenge::{Interface, PANORAMA, PANTHER_T1, PANTHER_T2};
 use pdac_cascade::nnunet::sliding_window::Accumulate;
@@ -65,7 +65,9 @@ pub enum Command {
     /// Score predictions as a challenge does.
     Evaluate(EvaluateArgs),
     /// Make a synthetic abdominal CT with labels.
-    #[command(after_long_help = EXIT_CODES)]
+    ///
+    /// No patient's data went into it. The same options give the same files, on any number of threads.
+    #[command(after_long_help = phantom::EXIT_CODES)]
     Phantom(PhantomArgs),
 }
 

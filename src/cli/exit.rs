@@ -155,6 +155,7 @@ mod tests {
         );
         assert_eq!(code(&image), MEMORY);
         assert_eq!(code(&PipelineError::from(PredictError::from(source.clone())).into()), MEMORY);
+        assert_eq!(code(&PhantomError::from(source.clone()).into()), MEMORY);
         let truth = PathBuf::from("truth/a.mha");
         assert_eq!(code(&EvaluationError::Memory { path: truth.clone(), source }.into()), MEMORY);
         assert_eq!(code(&EvaluationError::NotAFile { path: truth }.into()), INPUT);

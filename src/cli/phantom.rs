@@ -1,6 +1,6 @@
 //! `phantom`: a synthetic CT with labels.
 
-use super::{case, run};
+use super::{case, exit, interrupt, run};
 use clap::{Args, ValueEnum};
 use pdac_cascade::challenge::OutputError;
 use pdac_cascade::imaging::ImageError;
@@ -12,6 +12,14 @@ use pdac_cascade::phantom::{Details, LesionKind, Phantom, Request};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+pub const EXIT_CODES: &str = "Exit codes:
+  0    image, labels and details written
+  1    unexpected error
+  2    wrong arguments
+  4    a file cannot be written
+  6    image and labels need more memory than there is
+  130  interrupted";
 
 #[derive(Debug, Args)]
 pub struct PhantomArgs {
@@ -92,6 +100,7 @@ fn triple<T: FromStr + PartialOrd + Default + Copy>(text: &str) -> Result<[T; 3]
 
 /// Makes the phantom that the arguments describe.
 pub fn phantom(args: &PhantomArgs) -> anyhow::Result<()> {
+    interrupt::listen(exit::INTERRUPTED.into(), || {});
     let Files { image: image_file, labels: labels_file } = &args.files;
     for file in [image_file, labels_file, &args.details].into_iter().flatten() {
         run::check_writable(file)?;

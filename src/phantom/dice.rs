@@ -51,11 +51,6 @@ impl Dice {
         low + (high - low) * self.0.random::<f32>()
     }
 
-    /// Between two positive numbers, the logarithm uniform.
-    pub fn log_between(&mut self, low: f32, high: f32) -> f32 {
-        self.between(low.ln(), high.ln()).exp()
-    }
-
     /// True in this share of draws.
     pub fn chance(&mut self, share: f32) -> bool {
         self.0.random::<f32>() < share

@@ -1,4 +1,4 @@
-//! A structure as it is painted: a solid, the tissue in it and the label it gets.
+//! A structure as it is painted: a solid, the tissues in it and the labels they get.
 
 use super::point::{Bounds, Point, mix};
 use super::shape::Solid;
@@ -100,68 +100,125 @@ impl Tissue {
     }
 }
 
-/// A structure of the patient.
-pub struct Layer {
-    solid: Solid,
+/// One painting of a solid.
+#[derive(Debug, Clone, Copy)]
+pub struct Coat {
     /// Its surface lies so many mm below the solid's.
     inset: f32,
     tissue: Tissue,
     edge: f32,
-    /// The label of its voxels.
-    pub label: u8,
-    /// A box that holds all of it, the soft edge included.
-    pub bounds: Bounds,
+    label: u8,
 }
 
-impl Layer {
-    /// A solid of a tissue, without a label.
-    pub fn new(solid: &Solid, tissue: Tissue) -> Self {
-        let layer = Self {
-            solid: Arc::clone(solid),
-            inset: 0.0,
-            tissue,
-            edge: EDGE,
-            label: label::BACKGROUND,
-            bounds: solid.bounds(),
-        };
-        layer.bounded()
-    }
-
-    fn bounded(mut self) -> Self {
-        self.bounds = self.solid.bounds().grown(self.edge / 2.0 + (-self.inset).max(0.0));
-        self
+impl Coat {
+    /// A tissue up to the solid's surface, without a label.
+    pub fn new(tissue: Tissue) -> Self {
+        Self { inset: 0.0, tissue, edge: EDGE, label: label::BACKGROUND }
     }
 
     /// The same with its surface so many mm further inside; outside if negative.
-    pub fn inset(mut self, inset: f32) -> Self {
-        self.inset = inset;
-        self.bounded()
+    pub fn inset(self, inset: f32) -> Self {
+        Self { inset, ..self }
     }
 
     /// The same with this label.
-    pub fn labelled(mut self, label: u8) -> Self {
-        self.label = label;
-        self
+    pub fn labelled(self, label: u8) -> Self {
+        Self { label, ..self }
     }
 
     /// The same with an edge so many mm wide.
-    pub fn soft(mut self, edge: f32) -> Self {
-        self.edge = edge;
-        self.bounded()
+    pub fn soft(self, edge: f32) -> Self {
+        Self { edge, ..self }
     }
 
-    /// About the distance to the surface in mm, negative inside.
-    pub fn distance(&self, p: Point) -> f32 {
-        self.solid.distance(p) + self.inset
+    /// How far out of the solid it reaches, mm; negative if it does not.
+    fn reach(&self) -> f32 {
+        self.edge / 2.0 - self.inset
     }
 
-    /// Width of the edge, mm.
-    pub fn edge(&self) -> f32 {
-        self.edge
+    /// Whether it leaves nothing of what is below it at this distance.
+    fn hides(&self, distance: f32) -> bool {
+        distance + self.inset <= -self.edge / 2.0
     }
 
-    /// HU at a point inside.
-    pub fn hu(&self, p: Point, marble: &Marble) -> f32 {
-        self.tissue.hu(p, marble)
+    /// Paints a pixel at `distance` from the solid's surface.
+    #[inline]
+    fn paint(&self, p: Point, distance: f32, marble: &Marble, hu: &mut f32, label: &mut u8) {
+        let cover = 0.5 - (distance + self.inset) / self.edge;
+        if cover > 0.0 {
+            *hu = mix(*hu, self.tissue.hu(p, marble), cover.min(1.0));
+            if cover > 0.5 {
+                *label = self.label;
+            }
+        }
+    }
+}
+
+/// A solid with its coats, the later ones over the earlier.
+pub struct Structure {
+    solid: Solid,
+    coats: Vec<Coat>,
+    /// A box that holds all coats, soft edges included.
+    pub bounds: Bounds,
+    reach: f32,
+}
+
+/// What there is to do in a region.
+pub enum Task<'a> {
+    /// The distance of each pixel matters.
+    Edges(&'a [Coat]),
+    /// All pixels are deep inside.
+    Inside(&'a Coat),
+}
+
+impl Structure {
+    /// A solid with its first coat.
+    pub fn new(solid: &Solid, coat: Coat) -> Self {
+        let bounds = solid.bounds();
+        let mut new = Self { solid: Arc::clone(solid), coats: Vec::new(), bounds, reach: f32::NEG_INFINITY };
+        new.add(coat);
+        new
+    }
+
+    /// Whether it is this very solid.
+    pub fn is_of(&self, solid: &Solid) -> bool {
+        Arc::ptr_eq(&self.solid, solid)
+    }
+
+    /// Adds a coat over the others.
+    pub fn add(&mut self, coat: Coat) {
+        self.reach = self.reach.max(coat.reach());
+        self.bounds = self.solid.bounds().grown(self.reach.max(0.0));
+        self.coats.push(coat);
+    }
+
+    /// What there is to paint up to `radius` mm from a point; nothing if it is out of reach.
+    pub fn task(&self, centre: Point, radius: f32) -> Option<Task<'_>> {
+        let distance = self.solid.distance(centre);
+        if distance - radius > self.reach {
+            return None;
+        }
+        let hiding = self.coats.iter().rposition(|coat| coat.hides(distance + radius)).unwrap_or(0);
+        match &self.coats[hiding..] {
+            [coat] if coat.hides(distance + radius) => Some(Task::Inside(coat)),
+            coats => Some(Task::Edges(coats)),
+        }
+    }
+
+    /// Paints a pixel with some of its coats.
+    #[inline]
+    pub fn paint(&self, task: &Task<'_>, p: Point, marble: &Marble, hu: &mut f32, label: &mut u8) {
+        match task {
+            Task::Inside(coat) => {
+                *hu = coat.tissue.hu(p, marble);
+                *label = coat.label;
+            }
+            Task::Edges(coats) => {
+                let distance = self.solid.distance(p);
+                for coat in *coats {
+                    coat.paint(p, distance, marble, hu, label);
+                }
+            }
+        }
     }
 }

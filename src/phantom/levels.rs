@@ -5,22 +5,36 @@ use super::point::mix;
 
 /// Mean HU of tissues.
 #[derive(Debug, Clone, Copy)]
-#[expect(missing_docs, reason = "the tissues' names say all")]
 pub struct Levels {
+    /// Parenchyma of the pancreas, without its fat.
     pub parenchyma: f32,
+    /// Liver.
     pub liver: f32,
+    /// Spleen.
     pub spleen: f32,
+    /// Cortex of the kidneys.
     pub kidney: f32,
+    /// Portal vein and its tributaries.
     pub vein: f32,
+    /// Arteries.
     pub aorta: f32,
+    /// Lower vena cava and renal veins.
     pub cava: f32,
+    /// Muscles.
     pub muscle: f32,
+    /// Fat.
     pub fat: f32,
+    /// Bile and the fluid of the pancreatic duct.
     pub bile: f32,
+    /// Walls of stomach and bowels.
     pub bowel_wall: f32,
+    /// Discs of the spine.
     pub disc: f32,
+    /// The inside of bones.
     pub spongy: f32,
+    /// The shell of bones.
     pub cortical: f32,
+    /// Lungs.
     pub lung: f32,
     /// Deviation of the scanner's noise.
     pub noise: f32,

@@ -1,7 +1,7 @@
 //! Synthetic venous-phase CTs of the abdomen with labels: shapes from formulas and seeded random numbers.
 //!
 //! No patient's data went into them. A seed is a patient: with the same seed the anatomy in mm is the same whatever the
-//! grid, and with or without a lesion. The same options give the same voxels on any number of threads.
+//! grid, and with or without a lesion but for the pancreas. The same options give the same voxels on any number of threads.
 
 mod anatomy;
 mod build;
@@ -84,7 +84,7 @@ impl Phantom {
         let Request { seed, lesion, size, spacing } = request;
         let (build, levels, warp) = (Build::new(seed), Levels::new(seed), Warp::new(seed));
         let Field { geometry, thickness } = Field::new(seed, &build, &warp, size, spacing)?;
-        let (layers, findings) = anatomy::layers(seed, &build, &levels, &warp, lesion);
+        let (structures, findings) = anatomy::structures(seed, &build, &levels, &warp, lesion);
         let details = Details {
             seed,
             size: geometry.size_xyz(),
@@ -98,7 +98,7 @@ impl Phantom {
         };
         let noise_seed = Dice::new(seed, Subject::Noise).bits();
         let marble = Marble::new(seed);
-        let scene = Scene { layers, marble, warp, noise_hu: levels.noise, noise_seed, thickness };
+        let scene = Scene { structures, marble, warp, noise_hu: levels.noise, noise_seed, thickness };
         Ok(Self { scene, geometry, details })
     }
 
@@ -113,7 +113,8 @@ impl Phantom {
     /// [`PhantomError::Memory`] if there is not the memory for both and for compressing them.
     pub fn scan(&self, memory: MemoryGauge) -> Result<(Volume<i16>, Volume<u8>), PhantomError> {
         let voxel = size_of::<i16>() + size_of::<u8>();
-        memory.check("image and labels", memory::bytes(&self.geometry.shape, 2 * voxel))?;
+        // Compressed they are hardly larger, and the vectors that they are compressed into grow by doubling.
+        memory.check("image and labels", memory::bytes(&self.geometry.shape, 3 * voxel))?;
         Ok(self.scene.render(&self.geometry))
     }
 }

@@ -3,7 +3,7 @@
 //! A slice is the mean of a few planes through its thickness. In a plane the structures are painted one over the other,
 //! with soft edges, block by block: the distance at a block's centre tells whether a surface passes through it at all.
 
-use super::layer::{Layer, label};
+use super::layer::{Structure, label};
 use super::noise::{Noise, NoiseSlice};
 use super::point::{Bounds, Point, length, mix, sub};
 use super::texture::Marble;
@@ -25,7 +25,7 @@ const RANGE: [f32; 2] = [-1024.0, 3071.0];
 /// What is to be rendered.
 pub struct Scene {
     /// Structures, the later ones over the earlier.
-    pub layers: Vec<Layer>,
+    pub structures: Vec<Structure>,
     /// Texture of the tissues.
     pub marble: Marble,
     /// Where the anatomy lies.
@@ -69,8 +69,8 @@ impl Scene {
         for plane in 0..planes {
             let part = (plane as f64 + 0.5) / planes as f64 - 0.5;
             canvas.place(geometry, middle + part * self.thickness, &self.warp);
-            for layer in &self.layers {
-                canvas.paint(layer, &self.marble);
+            for structure in &self.structures {
+                canvas.paint(structure, &self.marble);
             }
             canvas.count();
         }
@@ -187,28 +187,18 @@ impl Canvas {
     }
 
     /// Paints a structure over what is there.
-    fn paint(&mut self, layer: &Layer, marble: &Marble) {
-        if !layer.bounds.touches(&self.bounds) {
+    fn paint(&mut self, structure: &Structure, marble: &Marble) {
+        if !structure.bounds.touches(&self.bounds) {
             return;
         }
         let width = self.size[0];
-        for block in self.blocks.iter().filter(|b| layer.bounds.is_within(b.centre, b.radius)) {
-            let distance = layer.distance(block.centre);
-            let reach = CAUTION * block.radius + layer.edge() / 2.0;
-            if distance > reach {
-                continue;
-            }
+        for block in self.blocks.iter().filter(|b| structure.bounds.is_within(b.centre, b.radius)) {
+            let Some(task) = structure.task(block.centre, CAUTION * block.radius) else { continue };
             for y in block.y[0]..block.y[1] {
                 let row = y * width + block.x[0]..y * width + block.x[1];
                 let pixels = self.points[row.clone()].iter().zip(&mut self.hu[row.clone()]);
                 for ((&p, hu), label) in pixels.zip(&mut self.labels[row]) {
-                    let cover = if distance < -reach { 1.0 } else { 0.5 - layer.distance(p) / layer.edge() };
-                    if cover > 0.0 {
-                        *hu = mix(*hu, layer.hu(p, marble), cover.min(1.0));
-                        if cover > 0.5 {
-                            *label = layer.label;
-                        }
-                    }
+                    structure.paint(&task, p, marble, hu, label);
                 }
             }
         }
@@ -220,5 +210,55 @@ impl Canvas {
         for (votes, &label) in self.votes.iter_mut().zip(&self.labels) {
             *votes += 1 << (VOTE_BITS * usize::from(label));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::phantom::{LesionKind, Phantom, Request};
+
+    /// Every pixel a block of its own.
+    fn divide(canvas: &mut Canvas) {
+        let width = canvas.size[0];
+        let single = |(index, &centre): (usize, &Point)| {
+            let (x, y) = (index % width, index / width);
+            Block { x: [x, x + 1], y: [y, y + 1], centre, radius: 0.0 }
+        };
+        canvas.blocks = canvas.points.iter().enumerate().map(single).collect();
+    }
+
+    #[test]
+    fn blocks_leave_nothing_out() {
+        for seed in 0..6 {
+            let lesion = Some(LesionKind::Any);
+            let request = Request { seed, lesion, size: Some([400, 400, 5]), spacing: None };
+            let Phantom { scene, geometry, .. } = Phantom::new(request).unwrap();
+            for slice in 0..5 {
+                let z = geometry.origin[2] + geometry.spacing[0] * f64::from(slice);
+                let [blocks, pixels] = [false, true].map(|divided| {
+                    let mut canvas = Canvas::new(&geometry);
+                    canvas.place(&geometry, z, &scene.warp);
+                    if divided {
+                        divide(&mut canvas);
+                    }
+                    scene.structures.iter().for_each(|structure| canvas.paint(structure, &scene.marble));
+                    canvas
+                });
+                let different = |(a, b): (&f32, &f32)| (a - b).abs() > 0.01;
+                let wrong = blocks.hu.iter().zip(&pixels.hu).filter(|&pair| different(pair)).count();
+                assert_eq!(wrong, 0, "pixels of slice {slice} of seed {seed}");
+                assert_eq!(blocks.labels, pixels.labels);
+            }
+        }
+    }
+
+    #[test]
+    fn most_votes_win_and_among_equals_the_smaller_structure() {
+        let votes = |labels: &[u8]| labels.iter().map(|&l| 1_u32 << (VOTE_BITS * usize::from(l))).sum();
+        assert_eq!(winner(votes(&[0, 0, 4])), label::BACKGROUND);
+        assert_eq!(winner(votes(&[0, 4])), label::PARENCHYMA);
+        assert_eq!(winner(votes(&[4, 5, 6, 1])), label::LESION);
+        assert_eq!(winner(votes(&[0; MOST_PLANES])), label::BACKGROUND);
     }
 }

@@ -100,9 +100,50 @@ struct Piece {
     growth: f32,
 }
 
+impl Piece {
+    fn new(from: Node, to: Node) -> Self {
+        let along = sub(to.at, from.at);
+        let per_square = 1.0 / dot(along, along).max(1e-6);
+        Self { from: from.at, along, per_square, radius: from.radius, growth: to.radius - from.radius }
+    }
+
+    fn distance(&self, p: Point) -> f32 {
+        let from = sub(p, self.from);
+        let t = (dot(from, self.along) * self.per_square).clamp(0.0, 1.0);
+        length(sub(from, scale(self.along, t))) - self.radius - self.growth * t
+    }
+}
+
+/// Pieces that follow each other, and a ball that holds them.
+struct Stretch {
+    pieces: Vec<Piece>,
+    centre: Point,
+    radius: f32,
+}
+
+/// Pieces of a stretch.
+const STRETCH: usize = 5;
+
+impl Stretch {
+    fn new(nodes: &[Node]) -> Self {
+        let Bounds { low, high } = Bounds::of(nodes.iter().map(|n| n.at));
+        let centre = scale(add(low, high), 0.5);
+        let radius = nodes.iter().map(|n| length(sub(n.at, centre)) + n.radius).fold(0.0, f32::max);
+        Self { pieces: nodes.windows(2).map(|pair| Piece::new(pair[0], pair[1])).collect(), centre, radius }
+    }
+
+    /// The distance, or `nearest` if it is no less.
+    fn nearer(&self, p: Point, nearest: f32) -> f32 {
+        if length(sub(p, self.centre)) - self.radius >= nearest {
+            return nearest;
+        }
+        self.pieces.iter().fold(nearest, |nearest, piece| nearest.min(piece.distance(p)))
+    }
+}
+
 /// A tube of varying radius, with round ends.
 pub struct Tube {
-    pieces: Vec<Piece>,
+    stretches: Vec<Stretch>,
     /// How many times thinner it is from front to back than from head to foot.
     flatness: f32,
     bounds: Bounds,
@@ -116,17 +157,14 @@ impl Tube {
 
     /// A tube thinner from front to back by `flatness`, at least 1.
     pub fn flat(nodes: &[Node], flatness: f32) -> Self {
-        let stretched = |p: Point| [p[0], p[1] * flatness, p[2]];
-        let piece = |pair: &[Node]| {
-            let from = stretched(pair[0].at);
-            let along = sub(stretched(pair[1].at), from);
-            let per_square = 1.0 / dot(along, along).max(1e-6);
-            let growth = pair[1].radius - pair[0].radius;
-            Piece { from, along, per_square, radius: pair[0].radius, growth }
-        };
+        let stretched = |n: &Node| Node { at: [n.at[0], n.at[1] * flatness, n.at[2]], ..*n };
+        let course: Vec<Node> = nodes.iter().map(stretched).collect();
+        let stretches = (0..course.len().saturating_sub(1))
+            .step_by(STRETCH)
+            .map(|from| Stretch::new(&course[from..(from + STRETCH + 1).min(course.len())]));
         let thickest = nodes.iter().map(|n| n.radius).fold(0.0, f32::max);
         let bounds = Bounds::of(nodes.iter().map(|n| n.at)).grown(thickest);
-        Self { pieces: nodes.windows(2).map(piece).collect(), flatness, bounds }
+        Self { stretches: stretches.collect(), flatness, bounds }
     }
 
     /// A round tube along a smooth curve through the nodes.
@@ -142,24 +180,17 @@ impl Shape for Tube {
 
     fn distance(&self, p: Point) -> f32 {
         let p = [p[0], p[1] * self.flatness, p[2]];
-        let nearest = self.pieces.iter().fold(f32::INFINITY, |nearest, piece| {
-            let from = sub(p, piece.from);
-            let t = (dot(from, piece.along) * piece.per_square).clamp(0.0, 1.0);
-            let away = length(sub(from, scale(piece.along, t)));
-            nearest.min(away - piece.radius - piece.growth * t)
-        });
+        let nearest = self.stretches.iter().fold(f32::INFINITY, |nearest, s| s.nearer(p, nearest));
         nearest / self.flatness.sqrt()
     }
 }
 
-/// An upright column with a superellipse as cross-section, between two heights.
+/// An upright column between two heights; its cross-section is a superellipse of exponent 2.5.
 pub struct Column {
     /// Centre (x, y).
     pub centre: [f32; 2],
     /// Semi-axes (x, y).
     pub semi: [f32; 2],
-    /// 2 for an ellipse, more for something squarer.
-    pub exponent: f32,
     /// Lowest and highest z.
     pub span: [f32; 2],
     /// How many times thinner half-way up.
@@ -174,15 +205,16 @@ impl Shape for Column {
     }
 
     fn distance(&self, p: Point) -> f32 {
-        let (x, y) = ((p[0] - self.centre[0]).abs(), (p[1] - self.centre[1]).abs());
         let [low, high] = self.span;
         let height = ((2.0 * p[2] - low - high) / (high - low)).clamp(-1.0, 1.0);
-        let waist = if self.waist == 1.0 { 1.0 } else { mix(1.0 / self.waist, 1.0, height * height) };
+        let waist = mix(1.0 / self.waist, 1.0, height * height);
         let [a, b] = self.semi.map(|s| s * waist);
-        let n = self.exponent;
-        let reach = ((x / a).powf(n) + (y / b).powf(n)).powf(1.0 / n);
-        let least = a.min(b);
-        let side = if reach < 0.05 { -least } else { ((1.0 - 1.0 / reach) * x.hypot(y)).max(-least) };
+        let (u, v) = ((p[0] - self.centre[0]).abs() / a, (p[1] - self.centre[1]).abs() / b);
+        // To the first order, the value over its slope.
+        let (slope_u, slope_v) = (u * u.sqrt(), v * v.sqrt());
+        let value = u * slope_u + v * slope_v - 1.0;
+        let slope = 2.5 * ((slope_u / a).powi(2) + (slope_v / b).powi(2)).sqrt();
+        let side = (value / slope.max(1e-6)).max(-a.min(b));
         side.max(low - p[2]).max(p[2] - high)
     }
 }

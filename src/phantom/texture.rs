@@ -1,36 +1,50 @@
 //! Smooth randomness in space: waves for outlines and marble for the inside of tissues.
 
 use super::dice::{Dice, Subject};
-use super::point::{Point, dot, scale};
+use super::point::{Point, scale};
 use std::f32::consts::SQRT_2;
+
+/// A number whose addition rounds to a whole one; libm's rounding is a call.
+const ROUNDING: f32 = 12_582_912.0;
 
 /// Sine of an angle in turns, to 0.06: quick, and good enough for randomness.
 fn sine(turns: f32) -> f32 {
-    let t = turns - turns.round();
+    let t = turns - ((turns + ROUNDING) - ROUNDING);
     8.0 * t - 16.0 * t * t.abs()
 }
 
+const WAVES: usize = 4;
+
 /// A sum of plane waves of random direction and phase; mean 0, deviation 1.
 #[derive(Debug, Clone)]
-pub struct Waves([([f32; 3], f32); 5]);
+pub struct Waves {
+    /// Turns per mm along x, y and z.
+    turns: [[f32; WAVES]; 3],
+    phases: [f32; WAVES],
+}
 
 impl Waves {
     /// Waves about `length` mm long.
     pub fn new(dice: &mut Dice, length: f32) -> Self {
-        Self(std::array::from_fn(|_| {
+        let (mut turns, mut phases) = ([[0.0; WAVES]; 3], [0.0; WAVES]);
+        for number in 0..WAVES {
             let wave = scale(dice.direction(), 1.0 / (length * dice.between(0.7, 1.4)));
-            (wave, dice.between(0.0, 1.0))
-        }))
+            (0..3).for_each(|axis| turns[axis][number] = wave[axis]);
+            phases[number] = dice.between(0.0, 1.0);
+        }
+        Self { turns, phases }
     }
 
     /// The value at a point.
     pub fn at(&self, p: Point) -> f32 {
-        let sum: f32 = self.0.iter().map(|(wave, phase)| sine(dot(*wave, p) + phase)).sum();
-        sum * SQRT_2 / (self.0.len() as f32).sqrt()
+        let [x, y, z] = &self.turns;
+        let each: [f32; WAVES] =
+            std::array::from_fn(|n| sine(x[n] * p[0] + y[n] * p[1] + z[n] * p[2] + self.phases[n]));
+        each.iter().sum::<f32>() * (SQRT_2 / (WAVES as f32).sqrt())
     }
 
     /// No value is larger than this.
-    pub const LARGEST: f32 = 3.2;
+    pub const LARGEST: f32 = 2.9;
 }
 
 /// Cells along each side of the marble; a power of two.

@@ -1,7 +1,7 @@
 //! Stomach, colon, small bowel and the vessels of the mesentery.
 
 use super::super::dice::{Dice, Subject};
-use super::super::layer::{Grain, Layer, Tissue};
+use super::super::layer::{Coat, Grain, Tissue};
 use super::super::point::{Point, add, length, scale, sub, unit};
 use super::super::shape::{Node, Solid, Tube, node, rough, spline, within};
 use super::{SMOOTH, Sketch};
@@ -42,10 +42,13 @@ const STOMACH: [[f32; 4]; 8] = [
 pub fn draw(sketch: &mut Sketch<'_>, cavity: &Solid) {
     let mut dice = sketch.dice(Subject::Bowel);
     draw_mesentery(sketch, &mut dice);
-    for (count, centre, half) in
-        [(11, [4.0, -44.0, -112.0], [84.0, 34.0, 62.0]), (4, [62.0, -38.0, -30.0], [30.0, 24.0, 30.0])]
-    {
-        for _ in 0..count {
+    let crowd = dice.between(0.6, 1.6);
+    for (count, centre, half) in [
+        (12.0, [4.0, -44.0, -112.0], [84.0, 34.0, 62.0]),
+        (5.0, [60.0, -36.0, -34.0], [32.0, 26.0, 34.0]),
+        (5.0, [0.0, -58.0, -58.0], [72.0, 20.0, 34.0]),
+    ] {
+        for _ in 0..(crowd * count) as usize {
             draw_loop(sketch, cavity, &mut dice, centre, half);
         }
     }
@@ -56,15 +59,24 @@ pub fn draw(sketch: &mut Sketch<'_>, cavity: &Solid) {
 fn draw_mesentery(sketch: &mut Sketch<'_>, dice: &mut Dice) {
     let build = *sketch.build;
     let hu = Tissue::even(sketch.levels.vein - 30.0);
-    for _ in 0..34 {
+    let mut vessel = |dice: &mut Dice, root: Point, end: Point| {
+        let bend = dice.near(scale(add(root, end), 0.5), 7.0);
+        let thick = dice.between(0.9, 2.0);
+        let nodes = [(root, thick), (bend, thick * 0.8), (end, 0.5)];
+        let nodes = nodes.map(|(p, radius)| Node { at: build.at(p), radius });
+        let vessel: Solid = Arc::new(Tube::smooth(&nodes));
+        sketch.add(&vessel, Coat::new(hu));
+    };
+    for _ in 0..50 {
         let root = [dice.between(-10.0, 4.0), -18.0, dice.between(-110.0, -25.0)];
         let end = [dice.between(-75.0, 80.0), dice.between(-80.0, -30.0), root[2] + dice.normal(22.0)];
-        let bend = dice.near(scale(add(root, end), 0.5), 7.0);
-        let thick = dice.between(0.9, 1.8);
-        let nodes = [(root, thick), (bend, thick * 0.8), (end, 0.5)]
-            .map(|(p, radius)| Node { at: build.at(p), radius });
-        let vessel: Solid = Arc::new(Tube::smooth(&nodes));
-        sketch.add(Layer::new(&vessel, hu));
+        vessel(dice, root, end);
+    }
+    // Of the omentum and about the stomach.
+    for _ in 0..30 {
+        let root = [dice.between(-50.0, 90.0), dice.between(-75.0, -10.0), dice.between(-60.0, 60.0)];
+        let end = dice.near(root, 20.0);
+        vessel(dice, root, end);
     }
 }
 
@@ -106,11 +118,13 @@ fn draw_loop(sketch: &mut Sketch<'_>, cavity: &Solid, dice: &mut Dice, centre: P
 }
 
 fn draw_colon(sketch: &mut Sketch<'_>, cavity: &Solid, dice: &mut Dice) {
-    let fullness = dice.between(0.75, 1.15);
+    let (fullness, hanging) = (dice.between(0.75, 1.15), dice.between(-20.0, 38.0));
     let shifted: Vec<Node> = COLON
         .iter()
         .map(|&[x, y, z, radius]| {
-            let [x, y, z] = dice.near([x, y, z], 4.0);
+            // The transverse colon hangs down more or less.
+            let free = if y < -50.0 { hanging } else { 0.0 };
+            let [x, y, z] = dice.near([x, y, z + free], 4.0);
             let [x, y, z] = sketch.build.at([x, y, z]);
             node(x, y, z, radius * fullness * dice.between(0.85, 1.1))
         })
@@ -137,11 +151,12 @@ fn draw_colon(sketch: &mut Sketch<'_>, cavity: &Solid, dice: &mut Dice) {
 /// Paints the stomach.
 pub fn draw_stomach(sketch: &mut Sketch<'_>, cavity: &Solid) {
     let mut dice = sketch.dice(Subject::Bowel);
-    let fullness = dice.between(0.7, 1.05);
+    let (fullness, hanging) = (dice.between(0.65, 1.1), dice.between(0.0, 30.0));
     let nodes: Vec<Node> = STOMACH
         .iter()
         .map(|&[x, y, z, radius]| {
-            let [x, y, z] = sketch.build.at([x, y, z]);
+            let free = if y < -50.0 && x > 0.0 { hanging } else { 0.0 };
+            let [x, y, z] = sketch.build.at([x, y, z - free]);
             node(x, y, z, sketch.build.length(if radius > 15.0 { radius * fullness } else { radius }))
         })
         .collect();

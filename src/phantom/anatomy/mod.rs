@@ -13,7 +13,7 @@ pub use pathology::{Finding, Findings, LesionKind};
 
 use super::build::Build;
 use super::dice::{Dice, Subject};
-use super::layer::{Grain, Layer, Tissue};
+use super::layer::{Coat, Grain, Structure, Tissue};
 use super::levels::Levels;
 use super::shape::Solid;
 use super::warp::Warp;
@@ -25,7 +25,7 @@ pub struct Sketch<'a> {
     seed: u64,
     build: &'a Build,
     levels: &'a Levels,
-    layers: Vec<Layer>,
+    structures: Vec<Structure>,
 }
 
 impl Sketch<'_> {
@@ -33,8 +33,12 @@ impl Sketch<'_> {
         Dice::new(self.seed, subject)
     }
 
-    fn add(&mut self, layer: Layer) {
-        self.layers.push(layer);
+    /// Paints a solid over what is there; coats of one solid, one after the other, share its distances.
+    fn add(&mut self, solid: &Solid, coat: Coat) {
+        match self.structures.last_mut() {
+            Some(last) if last.is_of(solid) => last.add(coat),
+            _ => self.structures.push(Structure::new(solid, coat)),
+        }
     }
 
     /// Fat between the organs, with its strands.
@@ -45,14 +49,14 @@ impl Sketch<'_> {
     /// A thin layer of fat that keeps an organ apart from what lies behind it.
     fn add_gap(&mut self, solid: &Solid, mm: f32) {
         let fat = self.fat();
-        self.add(Layer::new(solid, fat).inset(-mm));
+        self.add(solid, Coat::new(fat).inset(-mm));
     }
 
     /// A hollow organ: wall and what is in it.
     fn add_hollow(&mut self, solid: &Solid, wall: f32, content: Tissue) {
         let hu = self.levels.bowel_wall;
-        self.add(Layer::new(solid, Tissue::grained(hu, 6.0, 6.0)));
-        self.add(Layer::new(solid, content).inset(wall));
+        self.add(solid, Coat::new(Tissue::grained(hu, 6.0, 6.0)));
+        self.add(solid, Coat::new(content).inset(wall));
     }
 }
 
@@ -60,14 +64,14 @@ impl Sketch<'_> {
 const SMOOTH: Grain = Grain { deviation: 2.0, feature: 10.0 };
 
 /// All structures of a seed's patient, and what is to be known of the pancreas.
-pub fn layers(
+pub fn structures(
     seed: u64,
     build: &Build,
     levels: &Levels,
     warp: &Warp,
     lesion: Option<LesionKind>,
-) -> (Vec<Layer>, Findings) {
-    let mut sketch = Sketch { seed, build, levels, layers: Vec::new() };
+) -> (Vec<Structure>, Findings) {
+    let mut sketch = Sketch { seed, build, levels, structures: Vec::new() };
     let gland = Gland::new(seed, build);
     let pathology = Pathology::new(seed, &gland, levels, warp, lesion);
     let cavity = trunk::draw(&mut sketch);
@@ -80,5 +84,5 @@ pub fn layers(
     pancreas::draw(&mut sketch, &gland, &pathology);
     vessels::draw_labelled(&mut sketch, &gland);
     let findings = pathology.findings(&gland, warp);
-    (sketch.layers, findings)
+    (sketch.structures, findings)
 }

@@ -1,7 +1,7 @@
 //! Liver, gallbladder, spleen, kidneys and adrenal glands.
 
 use super::super::dice::{Dice, Subject};
-use super::super::layer::{Layer, Tissue};
+use super::super::layer::{Coat, Tissue};
 use super::super::point::Point;
 use super::super::shape::{Ellipsoid, Node, Solid, Tube, joined, rough, within, without};
 use super::{SMOOTH, Sketch};
@@ -37,9 +37,11 @@ fn draw_liver(sketch: &mut Sketch<'_>, cavity: &Solid, dice: &mut Dice) {
     let fissure = ellipsoid(sketch, [-18.0, -72.0, 30.0], [5.0, 26.0, 34.0]);
     let lobes = joined(vec![Arc::new(right), Arc::new(tongue), Arc::new(left)], 22.0);
     let lobes = without(without(lobes, Arc::new(below)), Arc::new(fissure));
-    let liver = within(rough(lobes, dice, 2.0, 60.0), cavity, 2.0);
+    let caudate = ellipsoid(sketch, [-14.0, 4.0, 52.0], [17.0, 18.0, 30.0]);
+    let lobes = joined(vec![lobes, Arc::new(caudate)], 6.0);
+    let liver = within(rough(lobes, dice, 2.0, 60.0), cavity, 0.8);
     let levels = *sketch.levels;
-    sketch.add(Layer::new(&liver, Tissue::grained(levels.liver, 3.0, 8.0)));
+    sketch.add(&liver, Coat::new(Tissue::grained(levels.liver, 3.0, 8.0)));
     let brighter = levels.vein.min(levels.liver + 55.0);
     for nodes in [
         [
@@ -90,7 +92,7 @@ fn draw_liver(sketch: &mut Sketch<'_>, cavity: &Solid, dice: &mut Dice) {
             [x, y, z, radius]
         });
         let branch = within(tube(sketch, &nodes), &liver, 3.0);
-        sketch.add(Layer::new(&branch, Tissue::grained(brighter, SMOOTH.deviation, SMOOTH.feature)));
+        sketch.add(&branch, Coat::new(Tissue::grained(brighter, SMOOTH.deviation, SMOOTH.feature)));
     }
 }
 
@@ -111,19 +113,18 @@ fn draw_gallbladder(sketch: &mut Sketch<'_>, dice: &mut Dice) {
     );
     let bladder = rough(bladder, dice, 0.8, 25.0);
     let levels = *sketch.levels;
-    sketch.add_gap(&bladder, 1.0);
-    sketch.add(Layer::new(&bladder, Tissue::even(levels.muscle + 10.0)));
-    sketch.add(Layer::new(&bladder, Tissue::grained(levels.bile, 2.0, 10.0)).inset(1.6));
+    sketch.add(&bladder, Coat::new(Tissue::even(levels.muscle + 10.0)));
+    sketch.add(&bladder, Coat::new(Tissue::grained(levels.bile, 2.0, 10.0)).inset(1.6));
 }
 
 fn draw_spleen(sketch: &mut Sketch<'_>, cavity: &Solid, dice: &mut Dice) {
     let size = dice.between(0.85, 1.15);
-    let body = ellipsoid(sketch, [104.0, 36.0, 42.0], [32.0 * size, 46.0 * size, 52.0 * size])
+    let body = ellipsoid(sketch, [104.0, 36.0, 42.0], [36.0 * size, 50.0 * size, 54.0 * size])
         .turned([1.0, 0.0, 0.0], -25.0);
-    let hilum = ellipsoid(sketch, [70.0, 18.0, 36.0], [26.0, 34.0, 52.0]);
+    let hilum = ellipsoid(sketch, [66.0, 14.0, 36.0], [25.0, 32.0, 52.0]);
     let spleen = without(rough(Arc::new(body), dice, 2.0, 40.0), Arc::new(hilum));
-    let spleen = within(spleen, cavity, 2.5);
-    sketch.add(Layer::new(&spleen, Tissue::grained(sketch.levels.spleen, 3.0, 8.0)));
+    let spleen = within(spleen, cavity, 1.0);
+    sketch.add(&spleen, Coat::new(Tissue::grained(sketch.levels.spleen, 3.0, 8.0)));
 }
 
 fn draw_kidneys(sketch: &mut Sketch<'_>, dice: &mut Dice) {
@@ -139,17 +140,17 @@ fn draw_kidneys(sketch: &mut Sketch<'_>, dice: &mut Dice) {
         let sinus = rough(sinus, dice, 2.0, 14.0);
         let levels = *sketch.levels;
         sketch.add_gap(&kidney, 5.0);
-        sketch.add(Layer::new(&kidney, Tissue::grained(levels.kidney, 5.0, 6.0)));
-        sketch.add(Layer::new(&kidney, Tissue::grained(levels.kidney - 10.0, 14.0, 14.0)).inset(6.0));
-        sketch.add(Layer::new(&sinus, sketch.fat()));
+        sketch.add(&kidney, Coat::new(Tissue::grained(levels.kidney, 5.0, 6.0)));
+        sketch.add(&kidney, Coat::new(Tissue::grained(levels.kidney - 10.0, 14.0, 14.0)).inset(6.0));
+        sketch.add(&sinus, Coat::new(sketch.fat()));
         let pelvis = [inner[0] - side * 4.0, inner[1] - 2.0, inner[2] - 3.0];
         let pelvis: Solid = Arc::new(lean(ellipsoid(sketch, pelvis, [9.0, 5.0, 11.0])));
-        sketch.add(Layer::new(&pelvis, Tissue::even(15.0)));
+        sketch.add(&pelvis, Coat::new(Tissue::even(15.0)));
         if dice.chance(0.25) {
             let at = dice.near(centre, 12.0);
             let radius = dice.between(4.0, 13.0);
             let cyst: Solid = Arc::new(ellipsoid(sketch, [at[0] + side * 14.0, at[1], at[2]], [radius; 3]));
-            sketch.add(Layer::new(&cyst, Tissue::even(6.0)));
+            sketch.add(&cyst, Coat::new(Tissue::even(6.0)));
         }
     }
 }
@@ -170,7 +171,7 @@ fn draw_adrenals(sketch: &mut Sketch<'_>) {
             ],
         ] {
             let limb = tube(sketch, &nodes);
-            sketch.add(Layer::new(&limb, Tissue::even(sketch.levels.muscle + 18.0)));
+            sketch.add(&limb, Coat::new(Tissue::even(sketch.levels.muscle + 18.0)));
         }
     }
 }

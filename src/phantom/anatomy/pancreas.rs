@@ -2,7 +2,7 @@
 
 use super::super::build::Build;
 use super::super::dice::{Dice, Subject};
-use super::super::layer::{Layer, Tissue, label};
+use super::super::layer::{Coat, Tissue, label};
 use super::super::point::{Point, length, sub};
 use super::super::shape::{Ellipsoid, Node, Solid, Tube, joined, rough, spline};
 use super::pathology::Pathology;
@@ -66,7 +66,7 @@ impl Gland {
             n.radius *= size * dice.between(0.92, 1.08);
         }
         let axis = spline(&nodes, STEPS);
-        let fat_share = 0.75 * dice.between(0.0, 1.0).powf(1.5);
+        let fat_share = 0.5 * dice.between(0.0, 1.0).powf(1.5);
         let wide = dice.chance(0.15);
         let duct = if wide { dice.between(1.5, 2.3) } else { dice.between(0.75, 1.3) };
         let cysts = if dice.chance(0.15) { cysts(&axis, &mut dice) } else { Vec::new() };
@@ -135,7 +135,7 @@ pub fn draw(sketch: &mut Sketch<'_>, gland: &Gland, pathology: &Pathology) {
         share: gland.fat_share,
         lobule: gland.lobule,
     };
-    sketch.add(Layer::new(&solid, tissue).labelled(label::PARENCHYMA));
+    sketch.add(&solid, Coat::new(tissue).labelled(label::PARENCHYMA));
     if let Some((n, less)) = gland.focal_fat {
         let spot: Solid = Arc::new(Ellipsoid::new(n.at, [n.radius, 0.8 * n.radius, 1.2 * n.radius]));
         let spot = super::super::shape::within(rough(spot, &mut dice, 1.5, 12.0), &solid, 0.0);
@@ -145,11 +145,11 @@ pub fn draw(sketch: &mut Sketch<'_>, gland: &Gland, pathology: &Pathology) {
             share: gland.fat_share,
             lobule: gland.lobule,
         };
-        sketch.add(Layer::new(&spot, tissue).soft(4.0).labelled(label::PARENCHYMA));
+        sketch.add(&spot, Coat::new(tissue).soft(4.0).labelled(label::PARENCHYMA));
     }
     for cyst in &gland.cysts {
         let cyst: Solid = Arc::new(Ellipsoid::new(cyst.at, [cyst.radius; 3]));
-        sketch.add(Layer::new(&cyst, Tissue::even(levels.bile)).labelled(label::PARENCHYMA));
+        sketch.add(&cyst, Coat::new(Tissue::even(levels.bile)).labelled(label::PARENCHYMA));
     }
     draw_ducts(sketch, gland, pathology);
     pathology.draw_lesion(sketch);
@@ -184,7 +184,7 @@ fn draw_ducts(sketch: &mut Sketch<'_>, gland: &Gland, pathology: &Pathology) {
         n.radius = pathology.duct_radius(gland.along(n.at), gland.duct) * narrowing;
     }
     let duct: Solid = Arc::new(Tube::new(&course));
-    sketch.add(Layer::new(&duct, fluid).labelled(label::DUCT));
+    sketch.add(&duct, Coat::new(fluid).labelled(label::DUCT));
     let radius = pathology.bile_duct_radius(gland.bile_duct);
     let bile = build.nodes([
         [-47.0, -18.0, 46.0, 1.0],
@@ -196,6 +196,6 @@ fn draw_ducts(sketch: &mut Sketch<'_>, gland: &Gland, pathology: &Pathology) {
     ]);
     let bile = bile.map(|n| Node { radius: radius * n.radius, ..n });
     let wall: Solid = Arc::new(Tube::smooth(&bile));
-    sketch.add(Layer::new(&wall, Tissue::even(sketch.levels.muscle + 15.0)).inset(-0.8));
-    sketch.add(Layer::new(&wall, fluid).labelled(label::BILE_DUCT));
+    sketch.add(&wall, Coat::new(Tissue::even(sketch.levels.muscle + 15.0)).inset(-0.8));
+    sketch.add(&wall, Coat::new(fluid).labelled(label::BILE_DUCT));
 }

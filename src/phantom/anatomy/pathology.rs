@@ -1,7 +1,7 @@
 //! The lesion, and what it does to ducts and gland.
 
 use super::super::dice::{Dice, Subject};
-use super::super::layer::{Layer, Tissue, label};
+use super::super::layer::{Coat, Tissue, label};
 use super::super::levels::Levels;
 use super::super::point::{Point, add, mix, scale};
 use super::super::shape::{Ellipsoid, Solid, rough};
@@ -23,11 +23,14 @@ pub enum LesionKind {
 /// A part of the pancreas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the parts' names say all")]
 pub enum Part {
+    /// Beside the duodenum.
     Head,
+    /// In front of the portal vein.
     Neck,
+    /// Over the aorta.
     Body,
+    /// Towards the spleen.
     Tail,
 }
 
@@ -154,7 +157,7 @@ impl Pathology {
         if let Some(lesion) = &self.lesion {
             let tissue = Tissue::grained(self.parenchyma + lesion.contrast, 5.0, 7.0);
             let edge = (0.3 * lesion.diameter).clamp(1.5, 4.0);
-            sketch.add(Layer::new(&lesion.solid, tissue).soft(edge).labelled(label::LESION));
+            sketch.add(&lesion.solid, Coat::new(tissue).soft(edge).labelled(label::LESION));
         }
     }
 

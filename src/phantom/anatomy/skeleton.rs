@@ -1,7 +1,7 @@
 //! Spine and ribs.
 
 use super::super::dice::Subject;
-use super::super::layer::{Layer, Tissue};
+use super::super::layer::{Coat, Tissue};
 use super::super::shape::{Column, Node, Solid, Tube, node};
 use super::Sketch;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub fn draw(sketch: &mut Sketch<'_>) {
     let shift = dice.between(-12.0, 12.0);
     let tube = sketch.build.nodes([[0.0, SPINE_Y + 26.0, -300.0, 13.0], [0.0, SPINE_Y + 26.0, 300.0, 12.0]]);
     let ligaments: Solid = Arc::new(Tube::new(&tube));
-    sketch.add(Layer::new(&ligaments, Tissue::grained(40.0, 30.0, 6.0)));
+    sketch.add(&ligaments, Coat::new(Tissue::grained(40.0, 30.0, 6.0)));
     for number in -7..=7 {
         draw_vertebra(sketch, shift + PITCH * number as f32);
     }
@@ -27,15 +27,15 @@ pub fn draw(sketch: &mut Sketch<'_>) {
         draw_rib(sketch, shift + PITCH * number as f32 + 8.0, number);
     }
     let canal: Solid = Arc::new(Tube::new(&tube));
-    sketch.add(Layer::new(&canal, Tissue::grained(-30.0, 15.0, 6.0)).inset(3.5));
-    sketch.add(Layer::new(&canal, Tissue::even(28.0)).inset(5.0));
+    sketch.add(&canal, Coat::new(Tissue::grained(-30.0, 15.0, 6.0)).inset(3.5));
+    sketch.add(&canal, Coat::new(Tissue::even(28.0)).inset(5.0));
 }
 
 /// A bone: its dense shell, and the sponge in it.
 fn add_bone(sketch: &mut Sketch<'_>, solid: &Solid, shell: f32) {
     let levels = sketch.levels;
-    sketch.add(Layer::new(solid, Tissue::grained(levels.cortical, 40.0, 5.0)));
-    sketch.add(Layer::new(solid, Tissue::grained(levels.spongy, 28.0, 4.0)).inset(shell));
+    sketch.add(solid, Coat::new(Tissue::grained(levels.cortical, 40.0, 5.0)));
+    sketch.add(solid, Coat::new(Tissue::grained(levels.spongy, 28.0, 4.0)).inset(shell));
 }
 
 fn draw_vertebra(sketch: &mut Sketch<'_>, z: f32) {
@@ -43,10 +43,10 @@ fn draw_vertebra(sketch: &mut Sketch<'_>, z: f32) {
     let drum = |z: f32, height: f32, wider: f32, waist: f32| -> Solid {
         let [x, y, z] = build.at([0.0, SPINE_Y, z]);
         let [a, b, half] = build.sized([22.5 + wider, 17.0 + wider, height / 2.0]);
-        Arc::new(Column { centre: [x, y], semi: [a, b], exponent: 2.3, span: [z - half, z + half], waist })
+        Arc::new(Column { centre: [x, y], semi: [a, b], span: [z - half, z + half], waist })
     };
     let disc = Tissue::grained(sketch.levels.disc, 5.0, 8.0);
-    sketch.add(Layer::new(&drum(z + PITCH / 2.0, PITCH - BODY + 2.0, 0.7, 1.0), disc));
+    sketch.add(&drum(z + PITCH / 2.0, PITCH - BODY + 2.0, 0.7, 1.0), Coat::new(disc));
     add_bone(sketch, &drum(z, BODY, 0.0, 1.1), 1.5);
     let (back, tip) = (SPINE_Y + 40.0, SPINE_Y + 57.0);
     let mut add = |nodes: &[[f32; 4]]| {

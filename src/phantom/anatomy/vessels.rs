@@ -1,7 +1,7 @@
 //! Arteries and veins.
 
 use super::super::dice::{Dice, Subject};
-use super::super::layer::{Layer, Tissue, label};
+use super::super::layer::{Coat, Tissue, label};
 use super::super::point::add;
 use super::super::shape::{Node, Solid, Tube, rough, spline};
 use super::pancreas::Gland;
@@ -48,8 +48,7 @@ pub fn draw_cava(sketch: &mut Sketch<'_>) {
         1.0,
     );
     for solid in [cava, left, right] {
-        sketch.add_gap(&solid, 0.8);
-        sketch.add(Layer::new(&solid, blood));
+        sketch.add(&solid, Coat::new(blood));
     }
 }
 
@@ -112,13 +111,13 @@ fn draw_arteries(sketch: &mut Sketch<'_>, gland: &Gland, dice: &mut Dice) {
     ];
     let blood = blood(sketch.levels.aorta);
     for solid in [vessel(sketch, renal(1.0, -2.0), 1.0), vessel(sketch, renal(-1.0, -4.0), 1.0)] {
-        sketch.add(Layer::new(&solid, blood));
+        sketch.add(&solid, Coat::new(blood));
     }
     for side in [-1.0, 1.0] {
-        sketch.add(Layer::new(&vessel(sketch, iliac(side), wide), blood).labelled(label::ARTERY));
+        sketch.add(&vessel(sketch, iliac(side), wide), Coat::new(blood).labelled(label::ARTERY));
     }
     for solid in labelled {
-        sketch.add(Layer::new(&solid, blood).labelled(label::ARTERY));
+        sketch.add(&solid, Coat::new(blood).labelled(label::ARTERY));
     }
     // Calcified plaques.
     if dice.chance(0.5) {
@@ -128,7 +127,7 @@ fn draw_arteries(sketch: &mut Sketch<'_>, gland: &Gland, dice: &mut Dice) {
             let at = sketch.build.at([9.0 + 9.0 * angle.cos(), 20.5 + 9.0 * angle.sin(), z]);
             let plaque: Solid =
                 Arc::new(super::super::shape::Ellipsoid::new(at, [2.2, 2.2, dice.between(2.0, 5.0)]));
-            sketch.add(Layer::new(&plaque, calcium).labelled(label::ARTERY));
+            sketch.add(&plaque, Coat::new(calcium).labelled(label::ARTERY));
         }
     }
 }
@@ -160,7 +159,7 @@ fn draw_veins(sketch: &mut Sketch<'_>, gland: &Gland, dice: &mut Dice) {
     );
     let splenic = gland.splenic_vein(sketch.build, wide);
     for solid in [mesenteric, splenic, portal] {
-        sketch.add(Layer::new(&solid, blood).labelled(label::VEIN));
+        sketch.add(&solid, Coat::new(blood).labelled(label::VEIN));
     }
 }
 
