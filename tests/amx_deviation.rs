@@ -197,7 +197,7 @@ fn a_network_of_real_width_gives_the_same_logits() {
 fn the_demonstration_cascade_says_the_same_in_bfloat16() {
     let Some([_, bf16, vectors]) = arithmetics() else { return };
     let root = Path::new(ROOT);
-    let ct = Case::find(&root.join("test_input"), &PANORAMA).unwrap().read().unwrap();
+    let ct = Case::find(&root.join("tests/golden/baseline/input"), &PANORAMA).unwrap().read().unwrap();
     let recipe = root.join("tests/golden/baseline/panorama/pipeline.json");
     let System::Panorama(cascade) = System::open(&recipe).unwrap() else { panic!("another system") };
     let [coarse, expected] = [bf16, vectors].map(|arithmetic| {

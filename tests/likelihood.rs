@@ -58,7 +58,7 @@ fn run(recipe: &Value, ct: &Volume<f32>) -> Detection {
 }
 
 fn phantom() -> Volume<f32> {
-    Case::find(&root("test_input"), &PANORAMA).unwrap().read().unwrap()
+    Case::find(&root("tests/golden/baseline/input"), &PANORAMA).unwrap().read().unwrap()
 }
 
 #[test]

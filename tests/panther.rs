@@ -557,7 +557,7 @@ fn a_residual_encoder_serves_detection_too() {
         fs::create_dir_all(desk.path("weights/panorama")).unwrap();
         fs::write(desk.path("weights/panorama/pipeline.json"), recipe.to_string()).unwrap();
         let folders = [
-            ("--input", root("test_input")),
+            ("--input", root("tests/golden/baseline/input")),
             ("--output", desk.path("out")),
             ("--weights", desk.path("weights")),
         ];

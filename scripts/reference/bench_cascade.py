@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time the Python original and our program on one scan, alternating, whole processes.
 
-    bench_cascade.py --binary target/release/pdac-cascade --input test_input --models WORK/models --runs 3 --threads 2
+    bench_cascade.py --binary target/release/pdac-cascade --models WORK/models --runs 3 --threads 2
 
 --models is the folder of .pth models with weights rounded to f16 (`make_demo.py baseline --work WORK` leaves WORK/models), so
 that both run the same weights. With --folds or --no-mirroring both run the .pth files themselves, ours by a recipe made for it.
@@ -123,7 +123,7 @@ def report(medians, ratios, apart):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--binary", type=Path, required=True)
-    ap.add_argument("--input", type=Path, default=oracle.REPOSITORY / "test_input")
+    ap.add_argument("--input", type=Path, default=oracle.BASELINE / "input")
     ap.add_argument("--models", type=Path, required=True, help="folder of the .pth models, rounded to f16")
     ap.add_argument("--weights", type=Path, default=oracle.BASELINE, help="our weights folder (default: tests/golden/baseline)")
     ap.add_argument("--runs", type=int, default=3, help="of each (default %(default)s)")

@@ -284,7 +284,7 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         bench = Bench(a, Path(tmp))
         checks = check(bench)
-        small = pair(bench, oracle.REPOSITORY / "test_input", a.work / "demo", a.folds)
+        small = pair(bench, oracle.BASELINE / "input", a.work / "demo", a.folds)
         warm_up, pairs, folds = time_pairs(bench)
         text = report(bench, checks, small, warm_up, pairs, folds)
         print(f"## {TITLE}\n\n{text}")

@@ -1,24 +1,17 @@
 #!/usr/bin/env python3
-"""Make small weights of the baselines, a synthetic scan, and what the Python original answers to it.
+"""Make small weights of the baselines, and a synthetic scan for those of PANORAMA's.
 
     make_demo.py baseline --models RESULTS        # RESULTS: what train_baseline.py trained
     make_demo.py experts  --models EXPERTS        # EXPERTS/panther-t1/expert_0, …: what it trained for each expert
     make_demo.py scan
-    make_demo.py expected --work DIR              # runs the Python original, a minute or two
 
 `baseline` writes tests/golden/baseline/panorama/<dataset>/<trainer>__<plans>__<configuration>/fold_<k>/<checkpoint>.safetensors
 (f16) and, under --work, the same folders as .pth with weights rounded to f16: what the Python original runs on.
 `experts` does the same for the networks of PANTHER's ensembles, weights/panther-t1/expert_<i> and weights/panther-t2/expert_<i>.
-`scan` writes test_input/images/venous-ct/<stem>.mha, test_input/clinical-information-pancreatic-ct.json and, under --work,
-the phantom's true labels.
-`expected` writes test_output/images/pdac-detection-map/<stem>.mha and test_output/pdac-likelihood.json with ref_panorama.py
-(float32 accumulation) and reports how well the lesion was found.
+`scan` writes tests/golden/baseline/input/images/venous-ct/<stem>.mha.
 """
 import argparse
-import json
 import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -81,7 +74,7 @@ def make_experts(a):
 
 
 def render_scan(a):
-    """(scan, labels): a field of view about the pancreas of a life-size phantom."""
+    """A field of view about the pancreas of a life-size phantom."""
     import numpy as np
     mc = oracle.load(a.oracle, "make_case")
     half = np.array([200.0, 200.0, 145.0])  # half field of view (mm) that the phantom's anatomy is scaled to
@@ -90,59 +83,18 @@ def render_scan(a):
     anatomy.les_r = anatomy.les_r * a.lesion_scale
     code, intensities = mc.TISSUE["lesion"]
     mc.TISSUE["lesion"] = (code, (a.lesion_hu, *intensities[1:]))
-    values, labels = mc.render(grid, anatomy, "venous", a.seed, noise=a.noise)
+    values, _ = mc.render(grid, anatomy, "venous", a.seed, noise=a.noise)
     values = np.clip(np.rint(values), -1024, 3071).astype(np.int16)
-    return mc.to_image(values, grid), mc.to_image(labels, grid)
+    return mc.to_image(values, grid)
 
 
 def make_scan(a):
     import SimpleITK as sitk
-    scan, labels = render_scan(a)
-    path = a.repository / "test_input" / "images" / "venous-ct" / f"{STEM}.mha"
+    scan = render_scan(a)
+    path = a.repository / "tests" / "golden" / "baseline" / "input" / "images" / "venous-ct" / f"{STEM}.mha"
     path.parent.mkdir(parents=True, exist_ok=True)
     sitk.WriteImage(scan, str(path), True)
-    truth = Path(a.work) / "truth.mha"
-    truth.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(labels, str(truth), True)
-    clinical = {"age": "063Y", "sex": "F", "study_date": "20200101", "scanner": "synthetic phantom"}
-    (a.repository / "test_input" / "clinical-information-pancreatic-ct.json").write_text(json.dumps(clinical, indent=4) + "\n")
     print(path, path.stat().st_size, scan.GetSize())
-
-
-def run_original(a, work, output):
-    m1, m2 = model_folders(Path(a.work) / "models")
-    subprocess.run([sys.executable, str(Path(a.oracle) / "ref_panorama.py"), "--accum", "float32", "--input", str(a.repository / "test_input"),
-                    "--output", str(output), "--work", str(work), "--stage1", str(m1), "--stage2", str(m2)], check=True)
-
-
-def report(a, work, output_map):
-    """Prints crop, tiles, candidates and the overlap with the true lesion."""
-    import numpy as np
-    import SimpleITK as sitk
-    found = sitk.GetArrayFromImage(sitk.ReadImage(str(output_map))) > 0
-    lesion = sitk.GetArrayFromImage(sitk.ReadImage(str(Path(a.work) / "truth.mha"))) == 1
-    dice = 2 * np.count_nonzero(found & lesion) / (np.count_nonzero(found) + np.count_nonzero(lesion))
-    for stage in ("stage1", "stage2"):
-        info = json.loads((work / stage / "debug" / "scan_info.json").read_text())
-        print(stage, "network input", info["preprocessed_shape"], "tiles", info["n_tiles"], [len(s) for s in info["tile_starts"]])
-    print("crop", json.loads((work / "crop_coordinates.json").read_text()), "of (z, y, x)", found.shape)
-    print("candidates", json.loads((work / "lesion_confidences.json").read_text())["candidates"])
-    print(f"Dice of map > 0 with the true lesion: {dice:.3f} ({np.count_nonzero(found)} and {np.count_nonzero(lesion)} voxels)")
-
-
-def make_expected(a):
-    work, output = Path(a.work) / "run", Path(a.work) / "output"
-    for folder in (work, output):
-        shutil.rmtree(folder, ignore_errors=True)
-    run_original(a, work, output)
-    target = a.repository / "test_output"
-    detection_map = target / "images" / "pdac-detection-map" / f"{STEM}.mha"
-    detection_map.parent.mkdir(parents=True, exist_ok=True)
-    import SimpleITK as sitk
-    sitk.WriteImage(sitk.ReadImage(str(output / "images" / "pdac-detection-map" / "detection_map.mha")), str(detection_map), True)
-    shutil.copyfile(output / "pdac-likelihood.json", target / "pdac-likelihood.json")
-    report(a, work, detection_map)
-    print("likelihood", (target / "pdac-likelihood.json").read_text(), "map", detection_map.stat().st_size, "bytes")
 
 
 def numbers(kind):
@@ -151,7 +103,7 @@ def numbers(kind):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("what", choices=["baseline", "experts", "scan", "expected"])
+    ap.add_argument("what", choices=["baseline", "experts", "scan"])
     ap.add_argument("--models", help="folder of trained models (baseline, experts)")
     ap.add_argument("--work", default="/tmp/pdac-demo", help="folder for what is not committed (default %(default)s)")
     ap.add_argument("--repository", type=Path, default=oracle.REPOSITORY, help="write under this folder instead")
@@ -169,7 +121,7 @@ def main():
     os.environ.setdefault("ORACLE_THREADS", "2")
     if a.what in ("baseline", "experts") and not a.models:
         ap.error(f"{a.what} needs --models")
-    {"baseline": make_baseline, "experts": make_experts, "scan": make_scan, "expected": make_expected}[a.what](a)
+    {"baseline": make_baseline, "experts": make_experts, "scan": make_scan}[a.what](a)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def main():
     if a.size == "tiny":
         make_demonstration(a.work / "demo")
         link(a.work / "models", a.work / "demo")
-        link(a.work / "case", oracle.REPOSITORY / "test_input")
+        link(a.work / "case", oracle.BASELINE / "input")
     else:
         case = start_case(a, a.work / "case")
         make_demonstration(a.work / "demo")

@@ -15,6 +15,11 @@ pub fn input() -> PathBuf {
     Path::new(ROOT).join("test_input")
 }
 
+/// The folder of the case that the baseline's small models are for.
+fn small_input() -> PathBuf {
+    Path::new(ROOT).join("tests/golden/baseline/input")
+}
+
 /// What the demonstration case is known to give.
 pub fn expected() -> Outputs {
     Outputs::of(&Path::new(ROOT).join("test_output"))
@@ -65,13 +70,14 @@ impl Desk {
         let weights = small_weights().to_str().unwrap();
         let serve = ["serve", "--host", "127.0.0.1", "--port", "0", "--threads", "2", "--weights", weights];
         let child = Child::program(&[&serve, arguments].concat());
-        child.folders(&input(), &self.output()).into_command()
+        child.folders(&small_input(), &self.output()).into_command()
     }
 
-    /// The same with one fold of each model, and tiles side by side.
+    /// The small case with one fold of each model, and tiles side by side.
     pub fn small(&self, arguments: &[&str]) -> Child {
         let weights = small_weights().to_str().unwrap();
-        self.whole(&[&["--weights", weights], arguments].concat())
+        let arguments = [&["run", "--threads", "2", "--weights", weights], arguments].concat();
+        Child::program(&arguments).folders(&small_input(), &self.output())
     }
 }
 
