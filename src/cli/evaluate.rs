@@ -23,6 +23,16 @@ const EXIT_CODES: &str = "Exit codes:
   4    the JSON file cannot be written
   6    a case needs more memory than there is";
 
+const PHANTOMS_EXIT_CODES: &str = "Exit codes:
+  0    all phantoms scored
+  1    unexpected error
+  2    wrong arguments
+  4    the JSON file cannot be written
+  5    the weights or their recipe are missing, malformed or do not fit each other
+  6    a phantom or the networks need more memory than there is
+  8    the GPU demanded with --device cannot be used, or failed
+  130  interrupted";
+
 #[derive(Debug, Args)]
 pub struct EvaluateArgs {
     #[command(subcommand)]
@@ -48,7 +58,7 @@ enum Challenge {
     /// Score the detection of lesions on synthetic CTs, made here from seeds, with PANORAMA's metrics.
     ///
     /// Beside the table: how well the best threshold on the intensities inside the true pancreas would do.
-    #[command(after_long_help = EXIT_CODES)]
+    #[command(after_long_help = PHANTOMS_EXIT_CODES)]
     Phantoms(PhantomsArgs),
 }
 
