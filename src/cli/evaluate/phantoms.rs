@@ -28,7 +28,7 @@ const PANCREAS: [u8; 3] = [label::LESION, label::PARENCHYMA, label::DUCT];
 
 #[derive(Debug, Args)]
 pub struct PhantomsArgs {
-    /// Number of phantoms: every second one has a lesion, every fifth of these a small one.
+    /// Number of phantoms: every second one has a lesion, every tenth of these a small one (5 to 12 mm).
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
     /// Seed of the first phantom; the others' follow. The demonstration weights were trained on seeds below 500000.
@@ -121,9 +121,9 @@ pub fn evaluate(args: &PhantomsArgs) -> anyhow::Result<()> {
 
 /// The lesion of a phantom by its place in the list.
 fn lesion_of(number: u64) -> Option<LesionKind> {
-    match (number % 2, number % 10) {
+    match (number % 2, number % 20) {
         (0, _) => None,
-        (_, 9) => Some(LesionKind::Small),
+        (_, 19) => Some(LesionKind::Small),
         _ => Some(LesionKind::Any),
     }
 }
