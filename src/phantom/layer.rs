@@ -161,6 +161,7 @@ pub struct Structure {
     /// A box that holds all coats, soft edges included.
     pub bounds: Bounds,
     reach: f32,
+    slope: f32,
 }
 
 /// What there is to do in a region.
@@ -175,7 +176,8 @@ impl Structure {
     /// A solid with its first coat.
     pub fn new(solid: &Solid, coat: Coat) -> Self {
         let bounds = solid.bounds();
-        let mut new = Self { solid: Arc::clone(solid), coats: Vec::new(), bounds, reach: f32::NEG_INFINITY };
+        let (solid, slope) = (Arc::clone(solid), solid.slope());
+        let mut new = Self { solid, coats: Vec::new(), bounds, reach: f32::NEG_INFINITY, slope };
         new.add(coat);
         new
     }
@@ -188,13 +190,15 @@ impl Structure {
     /// Adds a coat over the others.
     pub fn add(&mut self, coat: Coat) {
         self.reach = self.reach.max(coat.reach());
-        self.bounds = self.solid.bounds().grown(self.reach.max(0.0));
+        // Distances outside are smaller than they should be, the more the further away.
+        self.bounds = self.solid.bounds().grown(1.5 * self.reach.max(0.0));
         self.coats.push(coat);
     }
 
     /// What there is to paint up to `radius` mm from a point; nothing if it is out of reach.
     pub fn task(&self, centre: Point, radius: f32) -> Option<Task<'_>> {
         let distance = self.solid.distance(centre);
+        let radius = radius * self.slope;
         if distance - radius > self.reach {
             return None;
         }

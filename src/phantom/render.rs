@@ -16,8 +16,6 @@ use rayon::prelude::*;
 const BLOCK: f64 = 5.0;
 /// Largest side of a block in pixels.
 const MOST: usize = 8;
-/// How much further a surface may be than its distance says, over the block's radius.
-const CAUTION: f32 = 1.9;
 const AIR: f32 = -1000.0;
 /// Range of the scanner's HU.
 const RANGE: [f32; 2] = [-1024.0, 3071.0];
@@ -193,7 +191,7 @@ impl Canvas {
         }
         let width = self.size[0];
         for block in self.blocks.iter().filter(|b| structure.bounds.is_within(b.centre, b.radius)) {
-            let Some(task) = structure.task(block.centre, CAUTION * block.radius) else { continue };
+            let Some(task) = structure.task(block.centre, block.radius) else { continue };
             for y in block.y[0]..block.y[1] {
                 let row = y * width + block.x[0]..y * width + block.x[1];
                 let pixels = self.points[row.clone()].iter().zip(&mut self.hu[row.clone()]);

@@ -9,8 +9,10 @@ use std::sync::Arc;
 pub trait Shape: Send + Sync {
     /// A box that holds the solid.
     fn bounds(&self) -> Bounds;
-    /// About the distance in mm to the solid's surface, negative inside; never much more than it.
+    /// About the distance in mm to the solid's surface, negative inside; exact at the surface.
     fn distance(&self, p: Point) -> f32;
+    /// How much [`Self::distance`] changes per mm at most, about the surface.
+    fn slope(&self) -> f32;
 }
 
 /// A solid that several structures share.
@@ -46,6 +48,10 @@ impl Shape for Ellipsoid {
     fn bounds(&self) -> Bounds {
         let half = std::array::from_fn(|a| length(std::array::from_fn(|k| self.axes[k][a] * self.semi[k])));
         Bounds::about(self.centre, half)
+    }
+
+    fn slope(&self) -> f32 {
+        1.5
     }
 
     fn distance(&self, p: Point) -> f32 {
@@ -178,6 +184,12 @@ impl Shape for Tube {
         self.bounds
     }
 
+    fn slope(&self) -> f32 {
+        let pieces = self.stretches.iter().flat_map(|s| &s.pieces);
+        let widening = pieces.map(|p| p.growth.abs() * p.per_square.sqrt()).fold(0.0, f32::max);
+        self.flatness.sqrt() * (1.0 + widening)
+    }
+
     fn distance(&self, p: Point) -> f32 {
         let p = [p[0], p[1] * self.flatness, p[2]];
         let nearest = self.stretches.iter().fold(f32::INFINITY, |nearest, s| s.nearer(p, nearest));
@@ -202,6 +214,10 @@ impl Shape for Column {
         let [x, y] = self.centre;
         let [a, b] = self.semi;
         Bounds { low: [x - a, y - b, self.span[0]], high: [x + a, y + b, self.span[1]] }
+    }
+
+    fn slope(&self) -> f32 {
+        1.5
     }
 
     fn distance(&self, p: Point) -> f32 {
@@ -230,6 +246,10 @@ impl Shape for Rough {
         self.inner.bounds().grown(self.height * Waves::LARGEST)
     }
 
+    fn slope(&self) -> f32 {
+        self.inner.slope() + self.height * self.waves.steepness()
+    }
+
     fn distance(&self, p: Point) -> f32 {
         self.inner.distance(p) + self.height * self.waves.at(p)
     }
@@ -248,6 +268,10 @@ struct Without {
 impl Shape for Without {
     fn bounds(&self) -> Bounds {
         self.inner.bounds()
+    }
+
+    fn slope(&self) -> f32 {
+        self.inner.slope().max(self.hole.slope())
     }
 
     fn distance(&self, p: Point) -> f32 {
@@ -271,6 +295,10 @@ impl Shape for Within {
         self.inner.bounds().intersection(self.limit.bounds())
     }
 
+    fn slope(&self) -> f32 {
+        self.inner.slope().max(self.limit.slope())
+    }
+
     fn distance(&self, p: Point) -> f32 {
         self.inner.distance(p).max(self.limit.distance(p) + self.gap)
     }
@@ -289,7 +317,14 @@ struct Joined {
 impl Shape for Joined {
     fn bounds(&self) -> Bounds {
         let none = Bounds::of([]);
-        self.parts.iter().fold(none, |all, part| all.union(part.bounds())).grown(self.fillet / 4.0)
+        self.parts
+            .iter()
+            .fold(none, |all, part| all.union(part.bounds()))
+            .grown(self.fillet / 4.0 * self.parts.len() as f32)
+    }
+
+    fn slope(&self) -> f32 {
+        self.parts.iter().map(|part| part.slope()).fold(0.0, f32::max)
     }
 
     fn distance(&self, p: Point) -> f32 {

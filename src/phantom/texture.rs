@@ -1,7 +1,7 @@
 //! Smooth randomness in space: waves for outlines and marble for the inside of tissues.
 
 use super::dice::{Dice, Subject};
-use super::point::{Point, scale};
+use super::point::{Point, length, scale};
 use std::f32::consts::SQRT_2;
 
 /// A number whose addition rounds to a whole one; libm's rounding is a call.
@@ -41,6 +41,13 @@ impl Waves {
         let each: [f32; WAVES] =
             std::array::from_fn(|n| sine(x[n] * p[0] + y[n] * p[1] + z[n] * p[2] + self.phases[n]));
         each.iter().sum::<f32>() * (SQRT_2 / (WAVES as f32).sqrt())
+    }
+
+    /// More than the value can change per mm.
+    pub fn steepness(&self) -> f32 {
+        // 8 is the steepest slope of [`sine`].
+        let lengths = (0..WAVES).map(|n| length(self.turns.map(|turns| turns[n])));
+        lengths.sum::<f32>() * 8.0 * SQRT_2 / (WAVES as f32).sqrt()
     }
 
     /// No value is larger than this.

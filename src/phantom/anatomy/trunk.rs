@@ -26,6 +26,10 @@ impl Shape for Lungs {
         bounds
     }
 
+    fn slope(&self) -> f32 {
+        self.chest.slope().max(self.diaphragm.slope())
+    }
+
     fn distance(&self, p: Point) -> f32 {
         let floor = self.recess[0] - self.recess[1] * p[1] - p[2];
         self.chest.distance(p).max(-self.diaphragm.distance(p)).max(floor)
@@ -72,6 +76,10 @@ struct Table {
 impl Shape for Table {
     fn bounds(&self) -> Bounds {
         Bounds { low: [-215.0, self.back - 60.0, SPAN[0]], high: [215.0, self.back + 15.0, SPAN[1]] }
+    }
+
+    fn slope(&self) -> f32 {
+        1.2
     }
 
     fn distance(&self, p: Point) -> f32 {

@@ -6,6 +6,7 @@ use super::super::point::add;
 use super::super::shape::{Node, Solid, Tube, rough, spline};
 use super::pancreas::Gland;
 use super::{SMOOTH, Sketch};
+use std::f32::consts::TAU;
 use std::sync::Arc;
 
 fn blood(hu: f32) -> Tissue {
@@ -123,7 +124,7 @@ fn draw_arteries(sketch: &mut Sketch<'_>, gland: &Gland, dice: &mut Dice) {
     if dice.chance(0.5) {
         let calcium = Tissue::grained(450.0, 120.0, 3.0);
         for _ in 0..1 + dice.below(8) {
-            let (z, angle) = (dice.between(-120.0, 60.0), dice.between(0.0, 6.28));
+            let (z, angle) = (dice.between(-120.0, 60.0), dice.between(0.0, TAU));
             let at = sketch.build.at([9.0 + 9.0 * angle.cos(), 20.5 + 9.0 * angle.sin(), z]);
             let plaque: Solid =
                 Arc::new(super::super::shape::Ellipsoid::new(at, [2.2, 2.2, dice.between(2.0, 5.0)]));
