@@ -17,7 +17,7 @@ mod shape;
 mod texture;
 mod warp;
 
-pub use anatomy::{Finding, Findings, LesionKind};
+pub use anatomy::{Finding, Findings, LesionKind, Part};
 pub use error::PhantomError;
 pub use layer::label;
 

@@ -9,7 +9,7 @@ mod skeleton;
 mod trunk;
 mod vessels;
 
-pub use pathology::{Finding, Findings, LesionKind};
+pub use pathology::{Finding, Findings, LesionKind, Part};
 
 use super::build::Build;
 use super::dice::{Dice, Subject};
