@@ -8,9 +8,9 @@
 
 use ndarray::Array3;
 use pdac_cascade::challenge::{Case, PANORAMA};
-use pdac_cascade::detection::{Combine, PatchRule};
+use pdac_cascade::detection::{Combine, Likelihood, PatchRule};
 use pdac_cascade::imaging::Volume;
-use pdac_cascade::pipeline::{Answer, Detection, ExecutionOptions, Likelihood, System, Unobserved};
+use pdac_cascade::pipeline::{Answer, Detection, ExecutionOptions, System, Unobserved};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -70,7 +70,6 @@ fn head_and_map_are_joined_as_the_recipe_says() {
         ("mean", Combine::Mean),
         ("max", Combine::Max),
         ("noisy_or", Combine::NoisyOr),
-        ("map_only", Combine::MapOnly),
         ("head_only", Combine::HeadOnly),
     ] {
         recipe["likelihood"]["combine"] = json!(name);
@@ -78,11 +77,16 @@ fn head_and_map_are_joined_as_the_recipe_says() {
         let Likelihood { head, map, joined, .. } = detection.joined.unwrap();
         assert!(head > 0.0 && map > 0.0 && (head - map).abs() > 0.01, "{head} and {map} prove little");
         assert_eq!(joined, combine.of(head, map), "{name}");
-        assert_eq!(detection.likelihood, joined as f32);
+        assert_eq!(detection.likelihood, joined);
         let peak = detection.map.data.iter().copied().fold(0.0, f32::max);
         assert_eq!(f64::from(peak), map, "the map keeps its own confidences");
         maps.push(detection.map);
     }
+    recipe["likelihood"]["combine"] = json!("map_only");
+    let detection = run(&recipe, &ct);
+    let peak = detection.map.data.iter().copied().fold(0.0, f32::max);
+    assert_eq!((detection.joined, detection.likelihood), (None, f64::from(peak)), "the head is not asked");
+    maps.push(detection.map);
     assert!(maps.iter().all(|map| map.data == maps[0].data));
     recipe["likelihood"] = json!({});
     let joined = run(&recipe, &ct).joined.unwrap();
@@ -175,5 +179,5 @@ fn a_head_may_be_ignored_and_a_map_needs_none() {
     without["mask"] = Value::Null;
     let detection = run(&without, &phantom());
     let peak = detection.map.data.iter().copied().fold(0.0, f32::max);
-    assert_eq!((detection.joined, detection.likelihood), (None, peak));
+    assert_eq!((detection.joined, detection.likelihood), (None, f64::from(peak)));
 }

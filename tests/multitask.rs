@@ -247,6 +247,13 @@ fn a_head_that_does_not_fit_is_named() {
     assert!(missing.contains("classifier.hidden.weight: missing, expected [hidden, width]"), "{missing}");
     let missing = line(open(&|tensors| drop(tensors.remove("classifier.projections.1.bias"))));
     assert!(missing.contains("classifier.projections.1.bias: missing, expected [12]"), "{missing}");
+    for wrong in [f32::NAN, f32::INFINITY] {
+        let bias = Tensor::new(&[0.0, wrong], &Device::Cpu).unwrap();
+        let model = open(&|tensors| drop(tensors.insert("classifier.output.bias".to_owned(), bias.clone())));
+        let said = model.unwrap().load_fold(Fold::Number(0)).unwrap_err().to_string();
+        let expected = format!("classifier.output.bias: element 1: expected a finite number, got {wrong}");
+        assert!(said.contains("checkpoint_final.safetensors") && said.contains(&expected), "{said}");
+    }
     let three = Tensor::zeros((3, 10), DType::F32, &Device::Cpu).unwrap();
     let shape =
         line(open(&|tensors| drop(tensors.insert("classifier.output.weight".to_owned(), three.clone()))));

@@ -218,8 +218,11 @@ fn impossible_grids_are_refused() {
         Phantom::new(request).err().unwrap().to_string()
     };
     assert!(refusal(Some([0, 8, 8]), None).contains("must be positive"));
-    assert!(refusal(None, Some([1.0, f64::NAN, 1.0])).contains("must be positive and finite"));
-    assert!(refusal(None, Some([1e-9, 1.0, 1.0])).contains("more than"));
+    for wrong in [f64::NAN, f64::INFINITY, 1e308, 1e-310, 0.0, -1.0] {
+        let said = refusal(None, Some([1.0, wrong, 1.0]));
+        assert!(said.contains("mm, needs three numbers from 0.001 to 1000"), "{said}");
+    }
+    assert!(refusal(None, Some([0.001, 0.001, 0.001])).contains("more than"));
 }
 
 fn program(arguments: &[&str], folder: &Path) -> assert_cmd::assert::Assert {
@@ -268,6 +271,7 @@ fn wrong_arguments_name_the_option() {
     refuses(&["--seed", "1", "--lesion", "no"], 2, "--image");
     refuses(&["--seed", "1", "--lesion", "no", "--labels", "labels.nii"], 2, ".mha");
     refuses(&with(&["--lesion", "no", "--labels", "missing/b.mha"]), 4, "missing/b.mha");
+    refuses(&with(&["--lesion", "no", "--labels", "./a.mha"]), 4, "named for the image and for the labels");
 }
 
 #[test]

@@ -242,7 +242,10 @@ fn signals_while_outputs_are_written_leave_all_or_none() {
         let code = child.wait().unwrap().code();
         assert!(matches!(code, Some(0 | 130)), "{code:?}");
         let outputs = desk.outputs();
-        assert!(outputs.is_empty() || outputs == ["pdac-likelihood.json", "run-report.json", "scan.mha"], "{outputs:?}");
+        assert!(
+            outputs.is_empty() || outputs == ["pdac-likelihood.json", "run-report.json", "scan.mha"],
+            "{outputs:?}"
+        );
         assert!(code == Some(130) || !outputs.is_empty());
         interrupted += usize::from(outputs.is_empty());
     }

@@ -46,7 +46,7 @@ pub enum OutputError {
         /// The file.
         path: PathBuf,
         /// The number.
-        got: f32,
+        got: f64,
     },
 }
 
@@ -58,7 +58,7 @@ pub enum Results<'a> {
         /// The detection map.
         map: &'a Volume<f32>,
         /// From 0 to 1.
-        likelihood: f32,
+        likelihood: f64,
     },
     /// 1 inside the tumour, 0 elsewhere.
     Segmentation(&'a Volume<u8>),
@@ -149,11 +149,11 @@ impl Outputs {
     }
 }
 
-fn write_number(path: &Path, likelihood: f32) -> Result<Unpublished, OutputError> {
+fn write_number(path: &Path, likelihood: f64) -> Result<Unpublished, OutputError> {
     if !(0.0..=1.0).contains(&likelihood) {
         return Err(OutputError::Likelihood { path: path.to_owned(), got: likelihood });
     }
-    write_text(path, &serde_json::json!(f64::from(likelihood)).to_string())
+    write_text(path, &serde_json::json!(likelihood).to_string())
 }
 
 fn write_text(path: &Path, text: &str) -> Result<Unpublished, OutputError> {

@@ -6,7 +6,7 @@ use pdac_cascade::challenge::OutputError;
 use pdac_cascade::imaging::ImageError;
 use pdac_cascade::imaging::Volume;
 use pdac_cascade::imaging::file::{
-    Compression, Unpublished, element::Element, publish, write_unpublished_image,
+    Compression, Unpublished, element::Element, folder_of, publish, write_unpublished_image,
 };
 use pdac_cascade::phantom::{Details, LesionKind, Phantom, Request};
 use std::io::{self, Write};
@@ -105,6 +105,12 @@ pub fn phantom(args: &PhantomArgs) -> anyhow::Result<()> {
     for file in [image_file, labels_file, &args.details].into_iter().flatten() {
         run::check_writable(file)?;
     }
+    if let (Some(image), Some(labels)) = (image_file, labels_file)
+        && is_same(image, labels)
+    {
+        let source = io::Error::other("named for the image and for the labels, expected two files");
+        return Err(OutputError::Io { path: image.clone(), source }.into());
+    }
     let lesion = match args.lesion {
         LesionArg::No => None,
         LesionArg::Yes => Some(LesionKind::Any),
@@ -121,6 +127,12 @@ pub fn phantom(args: &PhantomArgs) -> anyhow::Result<()> {
         args.details.as_deref().map(|file| unpublished_details(file, phantom.details())).transpose()?;
     let files = [image?, labels?, details].into_iter().flatten().collect();
     Ok(publish(files).map_err(|(path, source)| OutputError::Io { path, source })?)
+}
+
+/// Whether two names are of one file, which need not be there.
+fn is_same(a: &Path, b: &Path) -> bool {
+    let folders = [a, b].map(|file| folder_of(file).canonicalize().ok());
+    a.file_name() == b.file_name() && folders[0] == folders[1]
 }
 
 fn unpublished<T: Element>(file: Option<&Path>, volume: &Volume<T>) -> anyhow::Result<Option<Unpublished>> {

@@ -23,7 +23,7 @@ const PHANTOM: &[u8] =
 
 /// What may differ between CPU and GPU.
 struct Allowed {
-    likelihood: f32,
+    likelihood: f64,
     /// Labels of 10,000.
     labels: f64,
 }

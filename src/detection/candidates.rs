@@ -72,6 +72,17 @@ impl LesionCandidates {
     }
 }
 
+/// Checks the probabilities (z, y, x) of a volume.
+///
+/// # Errors
+/// [`CandidateError::NotFinite`] for the first that is infinite or not a number.
+pub fn check_finite(probabilities: &ArrayRef3<f32>) -> Result<(), CandidateError> {
+    match probabilities.indexed_iter().find(|(_, value)| !value.is_finite()) {
+        Some((voxel, &value)) => Err(CandidateError::NotFinite { voxel, value }),
+        None => Ok(()),
+    }
+}
+
 /// The lesion candidates of a volume (z, y, x) of probabilities; none if it is zero everywhere.
 ///
 /// # Errors
@@ -80,9 +91,7 @@ pub fn extract_lesion_candidates(
     probabilities: &ArrayRef3<f32>,
     options: &CandidateOptions,
 ) -> Result<LesionCandidates, CandidateError> {
-    if let Some((voxel, &value)) = probabilities.indexed_iter().find(|(_, value)| !value.is_finite()) {
-        return Err(CandidateError::NotFinite { voxel, value });
-    }
+    check_finite(probabilities)?;
     Ok(match options.threshold {
         Threshold::Static(threshold) => {
             extract_above(probabilities, threshold as f32, Confidence::Maximum, options)

@@ -74,6 +74,22 @@ impl PatchRule {
 /// Distances that differ by less are equal.
 const SAME_DISTANCE: f64 = 1e-6;
 
+/// A patient's likelihood and the two probabilities that it was joined from, 0 to 1; all 0 where no pancreas was found.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Likelihood {
+    /// How the two were joined.
+    pub combine: Combine,
+    /// How patches became one probability of the head.
+    #[serde(default)]
+    pub patches: PatchRule,
+    /// The classification head's.
+    pub head: f64,
+    /// The largest confidence of the detection map.
+    pub map: f64,
+    /// Both together.
+    pub joined: f64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::Combine::{HeadOnly, MapOnly, Max, Mean, NoisyOr};

@@ -7,6 +7,6 @@ pub mod likelihood;
 pub mod tumour_components;
 
 pub use candidate_options::{CandidateOptions, Confidence, DynamicVersion, Threshold, ThresholdFactor};
-pub use candidates::{CandidateError, LesionCandidates, extract_lesion_candidates};
-pub use likelihood::{Combine, PatchRule};
+pub use candidates::{CandidateError, LesionCandidates, check_finite, extract_lesion_candidates};
+pub use likelihood::{Combine, Likelihood, PatchRule};
 pub use tumour_components::ComponentRules;

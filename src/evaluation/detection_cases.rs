@@ -2,7 +2,7 @@
 
 use super::pairs::images;
 use super::{EvaluationError, Pair};
-use crate::detection::Combine;
+use crate::detection::Likelihood;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +16,9 @@ const TRUTH_SUFFIX: &str = "_label";
 /// What picai_eval lets the names of detection maps end in.
 const MAP_SUFFIX: &str = "_detection_map";
 
+/// Probabilities that are written twice differ by less: one may have been rounded to float32.
+pub(super) const SAME_PROBABILITY: f64 = 1e-6;
+
 /// Where a run leaves its outputs, relative to its output folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunFolder {
@@ -27,19 +30,6 @@ pub struct RunFolder {
     pub report: &'static str,
 }
 
-/// The two probabilities of a multi-task run and what became of them, as its report has them.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-pub struct JoinedLikelihood {
-    /// How they were joined.
-    pub combine: Combine,
-    /// The classification head's.
-    pub head: f64,
-    /// The detection map's.
-    pub map: f64,
-    /// The patient's likelihood.
-    pub joined: f64,
-}
-
 /// A case to be scored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DetectionCase {
@@ -48,7 +38,7 @@ pub struct DetectionCase {
     /// The patient's likelihood, 0 to 1.
     pub likelihood: Option<f64>,
     /// What the likelihood was made of.
-    pub joined: Option<JoinedLikelihood>,
+    pub joined: Option<Likelihood>,
 }
 
 /// The cases of two folders.
@@ -192,9 +182,17 @@ impl Prediction {
         if let Some(likelihood) = likelihood {
             check_probability(&self.likelihood, "the likelihood", likelihood)?;
         }
-        let report = self.report.as_deref().map(read_report).transpose()?;
+        let joined = self.report.as_deref().map(read_report).transpose()?.flatten();
+        if let (Some(report), Some(joined), Some(likelihood)) = (&self.report, joined, likelihood)
+            && (joined.joined - likelihood).abs() > SAME_PROBABILITY
+        {
+            let file = self.likelihood.display();
+            let what =
+                format!("likelihood.joined is {}, {file} says {likelihood}: not of one run", joined.joined);
+            return Err(EvaluationError::Values { path: report.clone(), what });
+        }
         let pair = Pair { subject, truth, prediction: self.map };
-        Ok((DetectionCase { pair, likelihood, joined: report.flatten() }, self.likelihood))
+        Ok((DetectionCase { pair, likelihood, joined }, self.likelihood))
     }
 }
 
@@ -216,15 +214,15 @@ fn check_likelihoods(cases: &[(DetectionCase, PathBuf)]) -> Result<(), Evaluatio
 }
 
 /// The likelihood's making in the report of a multi-task run; `None` where there is no report or it tells of none.
-fn read_report(path: &Path) -> Result<Option<JoinedLikelihood>, EvaluationError> {
+fn read_report(path: &Path) -> Result<Option<Likelihood>, EvaluationError> {
     #[derive(Deserialize)]
     struct Report {
-        likelihood: Option<JoinedLikelihood>,
+        likelihood: Option<Likelihood>,
     }
     let report: Option<Report> =
         read_json(path, "a report whose likelihood has combine, head, map and joined")?;
     let joined = report.and_then(|report| report.likelihood);
-    if let Some(JoinedLikelihood { head, map, joined, .. }) = joined {
+    if let Some(Likelihood { head, map, joined, .. }) = joined {
         for (name, value) in
             [("likelihood.head", head), ("likelihood.map", map), ("likelihood.joined", joined)]
         {
@@ -264,6 +262,8 @@ pub fn read_names(path: &Path) -> Result<BTreeSet<String>, EvaluationError> {
         fs::read_to_string(path).map_err(|source| EvaluationError::File { path: path.to_owned(), source })?;
     let values = |what| EvaluationError::Values { path: path.to_owned(), what };
     let mut names = BTreeSet::new();
+    // Some editors begin a file with a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     for (number, line) in text.lines().enumerate() {
         let name = line.trim();
         if !name.is_empty() && !names.insert(name.to_owned()) {

@@ -16,6 +16,6 @@ pub mod surface;
 mod surfel_table;
 
 pub use bootstrap::Bootstrap;
-pub use detection_cases::{DetectionCase, DetectionCases, JoinedLikelihood, RunFolder};
+pub use detection_cases::{DetectionCase, DetectionCases, RunFolder};
 pub use error::EvaluationError;
 pub use pairs::{Pair, Pairs};

@@ -8,10 +8,11 @@
 
 use super::bootstrap::{Bootstrap, interval};
 use super::detection::{Candidates, LesionResult, match_candidates};
-use super::detection_cases::{DetectionCase, JoinedLikelihood};
+use super::detection_cases::{DetectionCase, SAME_PROBABILITY};
 use super::grid::check_grid;
 use super::ranking::{Froc, OperatingPoint, PrecisionRecall, Ranking, Roc, area_under_roc};
 use super::{EvaluationError, Pair};
+use crate::detection::Likelihood;
 use crate::imaging::components::{Components, Connectivity};
 use crate::imaging::file::element::{Element, with_array};
 use crate::imaging::file::read_image_within;
@@ -122,7 +123,7 @@ pub struct ScoredCase {
     name: String,
     score: f64,
     results: Vec<LesionResult>,
-    joined: Option<JoinedLikelihood>,
+    joined: Option<Likelihood>,
 }
 
 impl ScoredCase {
@@ -136,7 +137,7 @@ impl ScoredCase {
         lesions: &Components,
         candidates: &Candidates,
         likelihood: Option<f64>,
-        joined: Option<JoinedLikelihood>,
+        joined: Option<Likelihood>,
         options: &Options,
         memory: MemoryGauge,
     ) -> Result<Self, NotEnoughMemory> {
@@ -149,6 +150,11 @@ impl ScoredCase {
     fn read(case: &DetectionCase, options: &Options, memory: MemoryGauge) -> Result<Self, EvaluationError> {
         let (lesions, geometry) = read_lesions(&case.pair, options.lesion_label, memory)?;
         let candidates = read_candidates(&case.pair, &geometry, memory)?;
+        let maximum = f64::from(candidates.maximum());
+        if let Some(joined) = case.joined.filter(|joined| (joined.map - maximum).abs() > SAME_PROBABILITY) {
+            let what = format!("the maximum is {maximum}, the report of its run says {}", joined.map);
+            return Err(EvaluationError::Values { path: case.pair.prediction.clone(), what });
+        }
         let name = case.pair.subject.clone();
         Self::new(name, &lesions, &candidates, case.likelihood, case.joined, options, memory)
             .map_err(|source| EvaluationError::Memory { path: case.pair.truth.clone(), source })
@@ -260,7 +266,7 @@ fn by_name<T>(cases: &[ScoredCase], of: impl Fn(&ScoredCase) -> T) -> BTreeMap<S
 
 /// The metrics by head, map and both; none unless every case has them.
 fn variants(cases: &[ScoredCase], bootstrap: Bootstrap) -> Vec<Variant> {
-    type Rescored = fn(&ScoredCase, JoinedLikelihood) -> ScoredCase;
+    type Rescored = fn(&ScoredCase, Likelihood) -> ScoredCase;
     let ways: [(&str, Rescored); 3] = [
         ("head alone", |case, of| case.rescored(of.head, |_| of.head)),
         ("map alone", |case, of| case.rescored(of.map, |confidence| confidence)),

@@ -155,7 +155,9 @@ impl ClassificationHead {
                 _ => self.upsamplings[i - 1].of(&pooled).iter().zip(&projected).map(|(a, b)| a + b).collect(),
             };
         }
-        let hidden: Vec<f64> = self.hidden.of(&pooled).iter().map(|v| v.max(0.0)).collect();
+        // Unlike `max`, this keeps what is not a number.
+        let relu = |v: f64| if v < 0.0 { 0.0 } else { v };
+        let hidden: Vec<f64> = self.hidden.of(&pooled).into_iter().map(relu).collect();
         let output = self.output.of(&hidden);
         std::array::from_fn(|class| output.get(class).copied().unwrap_or(f64::NAN))
     }
@@ -174,6 +176,25 @@ pub fn lesion_probability([none, lesion]: [f64; CLASSES]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_a_number_stays_so() {
+        let one = |weight: f64| Linear { weight: vec![weight], bias: vec![0.5] };
+        let logits = |projection: f64| {
+            let output = Linear { weight: vec![1.0, 2.0], bias: vec![0.0, 0.0] };
+            let projections = [projection, 1.0, 1.0].map(one).into();
+            let head = ClassificationHead {
+                projections,
+                upsamplings: vec![one(1.0), one(1.0)],
+                hidden: one(1.0),
+                output,
+            };
+            head.logits(&[vec![1.0], vec![1.0], vec![1.0]])
+        };
+        assert_eq!(logits(1.0), [6.0, 12.0]);
+        assert_eq!(logits(-20.0), [0.0, 0.0]);
+        assert!(logits(f64::NAN).iter().all(|v| v.is_nan()));
+    }
 
     #[test]
     fn the_probability_is_the_softmax() {

@@ -14,7 +14,8 @@ mod runner;
 mod unet;
 
 pub use classification::{
-    CLASSES, CLASSIFIER_PREFIX, ClassificationHead, ClassifierConfig, ClassifierInputs, lesion_probability,
+    CLASSES, CLASSIFIER_PREFIX, ClassificationHead, ClassifierConfig, ClassifierInputs,
+    STAGES as CLASSIFIER_STAGES, lesion_probability,
 };
 #[cfg(feature = "cuda")]
 pub(crate) use gpu_runner::{GpuRunner, sample_needs};

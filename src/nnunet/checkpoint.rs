@@ -128,7 +128,7 @@ impl Checkpoint {
     /// Optimizer state, deep-supervision heads and aliases are not read.
     ///
     /// # Errors
-    /// If they do not fit ([`check_parameters`]), the file is damaged, or an element type is not a float.
+    /// If they do not fit ([`check_parameters`]), the file is damaged, an element type is not a float, or a number is not finite.
     pub fn load(&self, expected: &[(String, Vec<usize>)]) -> Result<HashMap<String, Tensor>, ModelError> {
         self.check(expected)?;
         let stored = expected.iter().map(|(name, _)| self.stored_names.get(name).unwrap_or(name).as_str());
@@ -138,6 +138,11 @@ impl Checkpoint {
             Store::Safetensors(file) => file.read(&names)?,
         };
         let tensors = expected.iter().zip(values).map(|((name, shape), values)| {
+            if let Some(wrong) = values.iter().position(|v: &f32| !v.is_finite()) {
+                let what =
+                    format!("{name}: element {wrong}: expected a finite number, got {}", values[wrong]);
+                return Err(ModelError::malformed(&self.path, what));
+            }
             let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)
                 .map_err(|e| ModelError::malformed(&self.path, format!("{name}: {e}")))?;
             Ok((name.clone(), tensor))

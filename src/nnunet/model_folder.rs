@@ -4,7 +4,7 @@ use super::checkpoint::Checkpoint;
 use super::dataset::Dataset;
 pub use super::error::ModelError;
 use super::plans::{Configuration, Plans};
-use crate::network::{Architecture, CLASSIFIER_PREFIX, ClassifierConfig};
+use crate::network::{Architecture, CLASSIFIER_PREFIX, CLASSIFIER_STAGES, ClassifierConfig};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -169,7 +169,9 @@ fn with_head_of(checkpoint: &Checkpoint, network: Architecture) -> Result<Archit
         return Err(mismatch(format!("{name}: {expected}, got {shape:?}")));
     };
     network.with_classifier(Some(classifier)).map_err(|stages| {
-        mismatch(format!("{CLASSIFIER_PREFIX}*: reads 3 stages of the encoder, which has {stages}"))
+        mismatch(format!(
+            "{CLASSIFIER_PREFIX}*: reads {CLASSIFIER_STAGES} stages of the encoder, which has {stages}"
+        ))
     })
 }
 

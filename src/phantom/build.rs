@@ -42,14 +42,9 @@ impl Build {
         2.0 * (TRUNK_HALF_WIDTH * self.side + self.flank_fat)
     }
 
-    /// A point of the atlas in this patient.
+    /// A point of the atlas, or an organ's measures along (x, y, z), in this patient.
     pub fn at(&self, [x, y, z]: Point) -> Point {
         [x * self.side, y * self.depth, z * self.long]
-    }
-
-    /// An organ's measures, along (x, y, z), in this patient.
-    pub fn sized(&self, semi: Point) -> Point {
-        self.at(semi)
     }
 
     /// A length in any direction.

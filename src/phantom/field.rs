@@ -7,6 +7,7 @@ use super::warp::Warp;
 use crate::imaging::file::MAX_BYTES;
 use crate::imaging::geometry::{Geometry, IDENTITY};
 use crate::imaging::memory;
+use std::ops::RangeInclusive;
 
 /// Voxels along x and y unless told otherwise.
 const MATRIX: usize = 512;
@@ -72,6 +73,9 @@ impl Field {
     }
 }
 
+/// Spacings that a grid can have, mm, generously.
+const SPACINGS: RangeInclusive<f64> = 0.001..=1000.0;
+
 /// As many voxels as cover a length, at least one.
 fn voxels(covered: f64, spacing: f64) -> usize {
     (covered / spacing).round().max(1.0) as usize
@@ -81,8 +85,9 @@ fn check(size: [usize; 3], spacing: [f64; 3]) -> Result<(), PhantomError> {
     if size.contains(&0) {
         return Err(PhantomError::Grid(format!("size (x, y, z) is {size:?}, must be positive")));
     }
-    if spacing.iter().any(|s| !s.is_finite() || *s <= 0.0) {
-        let what = format!("spacing (x, y, z) is {spacing:?} mm, must be positive and finite");
+    if !spacing.iter().all(|s| SPACINGS.contains(s)) {
+        let (least, most) = (SPACINGS.start(), SPACINGS.end());
+        let what = format!("spacing (x, y, z) is {spacing:?} mm, needs three numbers from {least} to {most}");
         return Err(PhantomError::Grid(what));
     }
     // The limit of files that can be read back.

@@ -14,7 +14,7 @@ pub mod system;
 
 pub use budget::{BudgetReport, TimeBudget};
 pub use execution::{ExecutionOptions, KeptFolds, half_of_memory};
-pub use panorama::{Detection, Likelihood, Panorama, PanoramaRun};
+pub use panorama::{Detection, Panorama, PanoramaRun};
 pub use panther::{Panther, PantherRun, TumourSegmentation};
 pub use recipe::Recipe;
 pub use system::{Answer, System, SystemRun};

@@ -12,7 +12,7 @@ use super::nifti_passage::after_nifti;
 use super::recipe::{IfNoPancreas, LikelihoodRule, PanoramaRecipe, check_channels};
 use super::roi::{cut_out, slice_of};
 use super::{Observer, PipelineError};
-use crate::detection::{Combine, LesionCandidates, PatchRule, extract_lesion_candidates};
+use crate::detection::{Combine, LesionCandidates, Likelihood, check_finite, extract_lesion_candidates};
 use crate::imaging::memory::bytes;
 use crate::imaging::morphology::dilate_cube;
 use crate::imaging::{Geometry, Volume};
@@ -22,7 +22,6 @@ use crate::nnunet::model_folder::ModelFolder;
 use crate::nnunet::predictor::{Patch, PredictError};
 use crate::nnunet::preprocessing::BoundingBox;
 use ndarray::Array3;
-use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -40,30 +39,15 @@ pub struct Detection {
     /// One constant confidence per lesion candidate, 0 elsewhere; the scan's grid.
     pub map: Volume<f32>,
     /// Largest confidence, 0 if there is no candidate; joined with a classification head's probability if the recipe says so.
-    pub likelihood: f32,
+    pub likelihood: f64,
     /// Number of candidates.
     pub candidates: usize,
     /// Region that was searched; `None` if no pancreas was found and the recipe asks for an empty map then.
     pub roi: Option<BoundingBox>,
-    /// Where the likelihood comes from, if the second stage has a classification head.
+    /// Where the likelihood comes from, if a classification head is asked.
     pub joined: Option<Likelihood>,
     /// What a time budget changed, if there is one.
     pub budget: Option<BudgetReport>,
-}
-
-/// A likelihood and the two that it was joined from, 0 to 1; all 0 where no pancreas was found.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Likelihood {
-    /// How the two were joined.
-    pub combine: Combine,
-    /// How patches became one probability.
-    pub patches: PatchRule,
-    /// The classification head's probability.
-    pub head: f64,
-    /// Largest confidence of the detection map.
-    pub map: f64,
-    /// Both together.
-    pub joined: f64,
 }
 
 impl Panorama {
@@ -157,20 +141,25 @@ impl Panorama {
         Ok(self.begin(options).segment_lesion(region, observer)?.0)
     }
 
-    /// The likelihood from what the classification head says of patches and the detection map's largest confidence; `None` without a
-    /// head.
+    /// The likelihood from what the classification head says of patches and the detection map's largest confidence; `None` where no
+    /// head is asked.
     ///
     /// # Errors
-    /// If the head's probability is none.
+    /// If the head's probability of a patch is none.
     pub fn join(&self, patches: &[Patch], map: f32) -> Result<Option<Likelihood>, PipelineError> {
-        let Some(LikelihoodRule { combine, patches: rule }) = self.recipe.likelihood else { return Ok(None) };
+        let Some(LikelihoodRule { combine, patches: rule }) = self.asked_head() else { return Ok(None) };
         let patches: Vec<(f64, f64)> = patches.iter().map(|p| (p.probability, p.from_centre_mm)).collect();
-        let Some(head) = rule.of(&patches) else { return Ok(None) };
-        if !(0.0..=1.0).contains(&head) {
-            return Err(PipelineError::Head(head));
+        if let Some(&(wrong, _)) = patches.iter().find(|(p, _)| !(0.0..=1.0).contains(p)) {
+            return Err(PipelineError::Head(wrong));
         }
         let map = f64::from(map);
-        Ok(Some(Likelihood { combine, patches: rule, head, map, joined: combine.of(head, map) }))
+        let joined = |head| Likelihood { combine, patches: rule, head, map, joined: combine.of(head, map) };
+        Ok(rule.of(&patches).map(joined))
+    }
+
+    /// What the recipe says of the head, where there is one that is asked.
+    fn asked_head(&self) -> Option<LikelihoodRule> {
+        self.recipe.likelihood.filter(|rule| self.lesion.classifies() && rule.combine != Combine::MapOnly)
     }
 
     /// Lesion probabilities near the pancreas, cut into candidates.
@@ -178,14 +167,15 @@ impl Panorama {
     /// # Errors
     /// If a probability is not finite.
     pub fn extract_candidates(&self, segmentation: Segmentation) -> Result<LesionCandidates, PipelineError> {
+        // The mask would hide them.
+        segmentation.probability.as_ref().map_or(Ok(()), |probability| check_finite(probability))?;
         let probability = self.masked_probability(segmentation);
         Ok(extract_lesion_candidates(&probability, &self.recipe.candidates)?)
     }
 
     /// What is said of a scan without a pancreas.
     fn nothing_found(&self) -> Option<Likelihood> {
-        let LikelihoodRule { combine, patches } =
-            self.recipe.likelihood.filter(|_| self.lesion.classifies())?;
+        let LikelihoodRule { combine, patches } = self.asked_head()?;
         Some(Likelihood { combine, patches, head: 0.0, map: 0.0, joined: 0.0 })
     }
 
@@ -248,7 +238,7 @@ impl<'c> PanoramaRun<'c> {
         map.data.slice_mut(slice_of(&roi)).assign(&candidates.detection_map);
         Ok(Detection {
             map,
-            likelihood: joined.map_or_else(|| candidates.likelihood(), |joined| joined.joined as f32),
+            likelihood: joined.map_or_else(|| candidates.likelihood().into(), |joined| joined.joined),
             candidates: candidates.confidences.len(),
             roi: Some(roi),
             joined,

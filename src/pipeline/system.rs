@@ -1,9 +1,10 @@
 //! Any of the published systems, as its recipe chooses it.
 
 use super::execution::{ExecutionOptions, KeptFolds, Stage, keep_weights, release, warm_up};
-use super::panorama::{Detection, Likelihood, Panorama, PanoramaRun};
+use super::panorama::{Detection, Panorama, PanoramaRun};
 use super::panther::{Panther, PantherRun, TumourSegmentation};
 use super::{BudgetReport, Observer, PipelineError, Recipe};
+use crate::detection::Likelihood;
 use crate::imaging::Volume;
 use crate::nnunet::model_folder::ModelFolder;
 use std::path::Path;

@@ -13,7 +13,7 @@ use std::fs;
 type Spoil = fn(&Desk);
 
 /// What is spoilt, and what the program says.
-const REFUSED: [(Spoil, &str); 23] = [
+const REFUSED: [(Spoil, &str); 24] = [
     (
         |desk| ["prediction/a.mha", "prediction/c.mha"].iter().for_each(|name| desk.remove(name)),
         "prediction: no detection map of case a\nERROR prediction: no detection map of case c\n\
@@ -97,6 +97,15 @@ const REFUSED: [(Spoil, &str); 23] = [
     ),
     (
         |desk| {
+            desk.likelihoods(["0.5", "0.5", "0.5"]);
+            report(desk, &json!({ "combine": "mean", "head": 0.5, "map": 0.5, "joined": 0.25 }));
+            fs::rename(desk.path("prediction/b.json"), desk.path("prediction/b/pdac-likelihood.json"))
+                .unwrap();
+        },
+        "prediction/b/run-report.json: likelihood.joined is 0.25, prediction/b/pdac-likelihood.json says 0.5: not of one run",
+    ),
+    (
+        |desk| {
             let maps = desk.path("prediction/b").join(RUN_FOLDER.map);
             fs::create_dir_all(&maps).unwrap();
             fs::copy(desk.path("prediction/b.mha"), maps.join("scan.mha")).unwrap();
@@ -130,6 +139,27 @@ fn what_cannot_be_scored_is_refused() {
         let (code, stdout, stderr) = desk.evaluate(&[&["--output", "scores.json"], cases].concat());
         assert_eq!((code, stdout.as_str(), stderr.trim()), (3, "", format!("ERROR {message}").as_str()));
         assert!(!desk.path("scores.json").exists(), "{message}");
+    }
+}
+
+#[test]
+fn a_report_of_another_map_is_refused() {
+    let desk = Desk::with_cases();
+    report(&desk, &json!({ "combine": "mean", "head": 0.9, "map": 0.1, "joined": 0.5 }));
+    let (code, _, stderr) = desk.evaluate(&[]);
+    let said =
+        "prediction/b/images/pdac-detection-map/scan.mha: the maximum is 0.5, the report of its run says 0.1";
+    assert!(code == 3 && stderr.contains(said), "{stderr}");
+}
+
+#[test]
+fn scores_do_not_take_the_place_of_a_likelihood() {
+    let desk = Desk::with_cases();
+    for folder in ["truth", "prediction"] {
+        let (code, _, stderr) = desk.evaluate(&["--output", &format!("{folder}/a.json")]);
+        assert_eq!(code, 4, "{stderr}");
+        assert!(stderr.contains("a.json: cannot be written: the folder holds what is scored"), "{stderr}");
+        assert!(!desk.path(&format!("{folder}/a.json")).exists());
     }
 }
 

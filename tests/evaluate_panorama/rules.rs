@@ -91,7 +91,7 @@ fn head_map_and_both_are_scored_apart() {
 #[test]
 fn named_cases_are_scored_and_no_others() {
     let desk = Desk::with_cases();
-    desk.text("cases.txt", "c\r\n\n b \n");
+    desk.text("cases.txt", "\u{feff}c\r\n\n b \n");
     let (scores, _) = desk.scores(&["--cases", "cases.txt"]);
     assert_eq!(scores["case_target"], json!({ "b": 0, "c": 1 }));
     assert_eq!(scores["num_cases"], 2);

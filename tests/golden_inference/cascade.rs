@@ -40,7 +40,7 @@ fn check_detection(golden: &Golden, cascade: &Panorama, ct: &Volume<f32>) {
         return;
     }
     let likelihood = golden.info["likelihood"].as_f64().unwrap();
-    let difference = (f64::from(detection.likelihood) - likelihood).abs();
+    let difference = (detection.likelihood - likelihood).abs();
     eprintln!("{name}: likelihood {likelihood:.4} differs by {difference:.2e}");
     assert!(difference <= 1e-3, "{name}: likelihood {} for {likelihood}", detection.likelihood);
     assert_eq!(

@@ -3,13 +3,14 @@
 use super::{json_path, write_json};
 use crate::cli::{case, run};
 use clap::Args;
-use pdac_cascade::challenge::{DETECTION_MAP, LIKELIHOOD, REPORT};
+use pdac_cascade::challenge::{DETECTION_MAP, LIKELIHOOD, OutputError, REPORT};
 use pdac_cascade::evaluation::detection_cases::read_names;
 use pdac_cascade::evaluation::panorama::{self, Evaluation, FALSE_POSITIVES_PER_CASE, Options, Summary};
 use pdac_cascade::evaluation::{Bootstrap, DetectionCases, EvaluationError, RunFolder};
+use pdac_cascade::imaging::file::folder_of;
 use std::fmt;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub struct PanoramaArgs {
@@ -29,7 +30,7 @@ pub struct PanoramaArgs {
     #[arg(long, value_name = "FILE")]
     cases: Option<PathBuf>,
     /// Samples of patients for the 95 % confidence intervals; 0 for none.
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = samples)]
     bootstrap: usize,
     /// What decides the samples: the same number gives the same intervals.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -44,10 +45,30 @@ pub(super) fn overlap(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "expected a number from 0 to 1".to_owned())
 }
 
+/// Most samples of a bootstrap.
+const MOST_SAMPLES: usize = 1_000_000;
+
+/// A number of samples of which the results fit into memory.
+pub(super) fn samples(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|&number| number <= MOST_SAMPLES);
+    number.ok_or_else(|| format!("expected a number from 0 to {MOST_SAMPLES}"))
+}
+
+/// Refuses to write scores into a folder of cases, where a name can be that of a case's likelihood.
+fn check_apart(file: &Path, folders: [&Path; 2]) -> Result<(), OutputError> {
+    let parent = folder_of(file).canonicalize().ok();
+    if parent.is_some() && folders.iter().any(|folder| folder.canonicalize().ok() == parent) {
+        let source = io::Error::other("the folder holds what is scored, expected another one");
+        return Err(OutputError::Io { path: file.to_owned(), source });
+    }
+    Ok(())
+}
+
 /// Scores the detection maps of a folder.
 pub fn evaluate(args: &PanoramaArgs) -> anyhow::Result<()> {
     if let Some(file) = &args.output {
         run::check_writable(file)?;
+        check_apart(file, [&args.truth, &args.prediction])?;
     }
     let names = args.cases.as_deref().map(read_names).transpose()?;
     let left_by_run = RunFolder { map: DETECTION_MAP, likelihood: LIKELIHOOD, report: REPORT };

@@ -1,21 +1,21 @@
 //! `evaluate phantoms`: the detection of lesions scored on synthetic CTs that it makes itself.
 
-use super::panorama::{Table, overlap};
+use super::panorama::{Table, overlap, samples};
 use super::{json_path, write_json};
 use crate::cli::args::ComputeArgs;
 use crate::cli::weights::WeightsFolder;
 use crate::cli::{case, exit, interrupt, run};
 use clap::Args;
 use pdac_cascade::challenge::PANORAMA;
+use pdac_cascade::evaluation::Bootstrap;
 use pdac_cascade::evaluation::detection::Candidates;
 use pdac_cascade::evaluation::intensity::{BestThreshold, IntensityBaseline};
 use pdac_cascade::evaluation::panorama::{Evaluation, Options, ScoredCase};
-use pdac_cascade::evaluation::{Bootstrap, JoinedLikelihood};
 use pdac_cascade::imaging::Volume;
 use pdac_cascade::imaging::components::{Components, Connectivity};
-use pdac_cascade::nnunet::predictor::TileProgress;
+use pdac_cascade::nnunet::predictor::{PredictError, TileProgress};
 use pdac_cascade::phantom::{LesionKind, Phantom, PhantomError, Request, label};
-use pdac_cascade::pipeline::{Answer, Detection, Observer, SystemRun};
+use pdac_cascade::pipeline::{Answer, Detection, Observer, PipelineError, SystemRun};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -23,22 +23,24 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// The demonstration weights were trained on phantoms of lower seeds.
+const HELD_OUT: u64 = 500_000;
 /// What a threshold on intensity looks at.
 const PANCREAS: [u8; 3] = [label::LESION, label::PARENCHYMA, label::DUCT];
 
 #[derive(Debug, Args)]
 pub struct PhantomsArgs {
     /// Number of phantoms: every second one has a lesion, every tenth of these a small one (5 to 12 mm).
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     count: u64,
     /// Seed of the first phantom; the others' follow. The demonstration weights were trained on seeds below 500000.
-    #[arg(long, value_name = "SEED", default_value_t = 500_000)]
+    #[arg(long, value_name = "SEED", default_value_t = HELD_OUT, value_parser = clap::value_parser!(u64).range(..=u64::MAX - 1_000_000))]
     first_seed: u64,
     /// Intersection over union, 0 to 1, from which a candidate finds a lesion.
     #[arg(long, value_name = "IOU", default_value_t = 0.15, value_parser = overlap)]
     min_overlap: f64,
     /// Samples of patients for the 95 % confidence intervals; 0 for none.
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = samples)]
     bootstrap: usize,
     /// Also write the numbers into this file, under picai_eval's names.
     #[arg(long, value_name = "FILE.json", value_parser = json_path)]
@@ -75,6 +77,11 @@ pub fn evaluate(args: &PhantomsArgs) -> anyhow::Result<()> {
         run::check_writable(file)?;
     }
     case::start_threads(&args.compute)?;
+    if args.first_seed < HELD_OUT {
+        tracing::warn!(
+            "seeds below {HELD_OUT}: the demonstration weights may have been trained on these phantoms"
+        );
+    }
     let system = WeightsFolder::find(&args.compute.weights)?.open(&PANORAMA)?;
     let execution = case::execution_options(&args.compute)?;
     let system = system.begin(execution);
@@ -88,13 +95,13 @@ pub fn evaluate(args: &PhantomsArgs) -> anyhow::Result<()> {
         // One phantom is made while the one before it is scored.
         let (made, phantoms) = mpsc::sync_channel(0);
         scope.spawn(move || {
-            let seeds =
-                (0..args.count).map(|number| (args.first_seed.wrapping_add(number), lesion_of(number)));
+            let seeds = (0..args.count).map(|number| (args.first_seed + number, lesion_of(number)));
             seeds.map(|(seed, lesion)| Scan::make(seed, lesion)).try_for_each(|scan| made.send(scan))
         });
         for scan in phantoms {
             let scan = scan?;
-            baseline.add(&scan.ct.data, &scan.labels.data, &PANCREAS, scan.lesion_mm.is_some());
+            let has_lesion = scan.labels.data.iter().any(|&l| l == label::LESION);
+            baseline.add(&scan.ct.data, &scan.labels.data, &PANCREAS, has_lesion);
             let (case, took) = score(&system, scan, &options)?;
             cases.push(case);
             time += took;
@@ -158,13 +165,11 @@ fn score(system: &SystemRun<'_>, scan: Scan, options: &Options) -> anyhow::Resul
         anyhow::bail!("the recipe segments, expected one that detects");
     };
     let took = began.elapsed();
-    let joined =
-        joined.map(|l| JoinedLikelihood { combine: l.combine, head: l.head, map: l.map, joined: l.joined });
     let (head, of_map) = (joined.map(|l| l.head), joined.map(|l| l.map));
     let seconds = took.as_secs_f64();
     tracing::info!(seed, lesion_mm, likelihood, head, map = of_map, seconds, "scored");
-    let (name, likelihood) = (format!("phantom-{seed}"), Some(f64::from(likelihood)));
+    let (name, likelihood) = (format!("phantom-{seed}"), Some(likelihood));
     let candidates = Candidates::of(&map.data)?;
-    let case = ScoredCase::new(name, &lesions, &candidates, likelihood, joined, options, case::memory())?;
-    Ok((case, took))
+    let case = ScoredCase::new(name, &lesions, &candidates, likelihood, joined, options, case::memory());
+    Ok((case.map_err(PredictError::from).map_err(PipelineError::from)?, took))
 }

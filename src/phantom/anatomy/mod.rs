@@ -83,6 +83,6 @@ pub fn structures(
     duodenum::draw(&mut sketch);
     pancreas::draw(&mut sketch, &gland, &pathology);
     vessels::draw_labelled(&mut sketch, &gland);
-    let findings = pathology.findings(&gland, warp);
+    let findings = pathology.findings(&gland, build, levels, warp);
     (sketch.structures, findings)
 }

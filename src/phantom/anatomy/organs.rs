@@ -18,7 +18,7 @@ pub fn draw(sketch: &mut Sketch<'_>, cavity: &Solid) {
 }
 
 fn ellipsoid(sketch: &Sketch<'_>, centre: Point, semi: Point) -> Ellipsoid {
-    Ellipsoid::new(sketch.build.at(centre), sketch.build.sized(semi))
+    Ellipsoid::new(sketch.build.at(centre), sketch.build.at(semi))
 }
 
 fn tube(sketch: &Sketch<'_>, nodes: &[[f32; 4]]) -> Solid {

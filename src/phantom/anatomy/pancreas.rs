@@ -101,6 +101,22 @@ impl Gland {
         self.axis[(along * (self.axis.len() - 1) as f32).round() as usize]
     }
 
+    /// The duct from the papilla to the tail with its radii.
+    fn duct_tube(&self, build: &Build, pathology: &Pathology) -> Vec<Node> {
+        let mut course = self.duct_course(build);
+        let last = course.len() as f32;
+        for (number, n) in course.iter_mut().enumerate() {
+            let narrowing = 1.0 - 0.35 * number as f32 / last;
+            n.radius = pathology.duct_radius(self.along(n.at), self.duct) * narrowing;
+        }
+        course
+    }
+
+    /// Diameter of the duct at its widest, mm.
+    pub fn widest_duct(&self, build: &Build, pathology: &Pathology) -> f32 {
+        2.0 * self.duct_tube(build, pathology).iter().map(|n| n.radius).fold(0.0, f32::max)
+    }
+
     /// Course of the duct from the papilla to the tail.
     fn duct_course(&self, build: &Build) -> Vec<Node> {
         let head =
@@ -177,13 +193,7 @@ fn outline(build: &Build, gland: &Gland, pathology: &Pathology, dice: &mut Dice)
 fn draw_ducts(sketch: &mut Sketch<'_>, gland: &Gland, pathology: &Pathology) {
     let build = *sketch.build;
     let fluid = Tissue::Plain { hu: sketch.levels.bile, grain: SMOOTH };
-    let mut course = gland.duct_course(&build);
-    let last = course.len() as f32;
-    for (number, n) in course.iter_mut().enumerate() {
-        let narrowing = 1.0 - 0.35 * number as f32 / last;
-        n.radius = pathology.duct_radius(gland.along(n.at), gland.duct) * narrowing;
-    }
-    let duct: Solid = Arc::new(Tube::new(&course));
+    let duct: Solid = Arc::new(Tube::new(&gland.duct_tube(&build, pathology)));
     sketch.add(&duct, Coat::new(fluid).labelled(label::DUCT));
     let radius = pathology.bile_duct_radius(gland.bile_duct);
     let bile = build.nodes([

@@ -1,5 +1,6 @@
 //! The lesion, and what it does to ducts and gland.
 
+use super::super::build::Build;
 use super::super::dice::{Dice, Subject};
 use super::super::layer::{Coat, Tissue, label};
 use super::super::levels::Levels;
@@ -56,7 +57,7 @@ pub struct Findings {
     pub lesion: Option<Finding>,
     /// Width of the pancreatic duct at its widest, mm.
     pub duct_mm: f32,
-    /// Whether a lesion dilates the duct.
+    /// Whether a lesion makes the duct's widest place a quarter wider, or more.
     pub duct_dilated: bool,
     /// Whether a lesion dilates the common bile duct.
     pub bile_duct_dilated: bool,
@@ -86,9 +87,11 @@ pub struct Pathology {
     dilated_bile_duct: Option<f32>,
     /// What is left of the gland's thickness beyond the lesion.
     thinned: f32,
-    duct: f32,
     parenchyma: f32,
 }
+
+/// How many times wider than without the lesion a duct counts as dilated.
+const DILATED: f32 = 1.25;
 
 /// Largest contrast in HU of a lesion that counts as iso-attenuating.
 const ISOATTENUATING: f32 = 5.0;
@@ -98,7 +101,7 @@ impl Pathology {
     pub fn new(seed: u64, gland: &Gland, levels: &Levels, warp: &Warp, kind: Option<LesionKind>) -> Self {
         let mut dice = Dice::new(seed, Subject::Lesion);
         let Some(kind) = kind else {
-            return Self::healthy(gland, levels);
+            return Self::healthy(levels);
         };
         let size = dice.between(0.0, 1.0);
         let (low, high): (f32, f32) = match kind {
@@ -117,17 +120,16 @@ impl Pathology {
             dilated_duct: obstructs.then_some(duct),
             dilated_bile_duct: icteric.then_some(bile_duct),
             thinned: if obstructs { thinned } else { 1.0 },
-            ..Self::healthy(gland, levels)
+            ..Self::healthy(levels)
         }
     }
 
-    fn healthy(gland: &Gland, levels: &Levels) -> Self {
+    fn healthy(levels: &Levels) -> Self {
         Self {
             lesion: None,
             dilated_duct: None,
             dilated_bile_duct: None,
             thinned: 1.0,
-            duct: gland.duct,
             parenchyma: levels.parenchyma,
         }
     }
@@ -162,7 +164,7 @@ impl Pathology {
     }
 
     /// What is to be known of it.
-    pub fn findings(&self, gland: &Gland, warp: &Warp) -> Findings {
+    pub fn findings(&self, gland: &Gland, build: &Build, levels: &Levels, warp: &Warp) -> Findings {
         let lesion = self.lesion.as_ref().map(|lesion| Finding {
             diameter_mm: lesion.diameter,
             contrast_hu: lesion.contrast,
@@ -170,10 +172,12 @@ impl Pathology {
             part: lesion.part,
             centre_mm: warp.to_scanner(lesion.centre),
         });
+        let duct_mm = gland.widest_duct(build, self);
+        let healthy_mm = gland.widest_duct(build, &Self::healthy(levels));
         Findings {
             lesion,
-            duct_mm: 2.0 * self.dilated_duct.unwrap_or(0.0).max(self.duct),
-            duct_dilated: self.dilated_duct.is_some(),
+            duct_mm,
+            duct_dilated: duct_mm > DILATED * healthy_mm,
             bile_duct_dilated: self.dilated_bile_duct.is_some(),
             cysts: gland.cysts.len(),
             fat_share: gland.fat_share,

@@ -42,7 +42,7 @@ fn draw_vertebra(sketch: &mut Sketch<'_>, z: f32) {
     let build = sketch.build;
     let drum = |z: f32, height: f32, wider: f32, waist: f32| -> Solid {
         let [x, y, z] = build.at([0.0, SPINE_Y, z]);
-        let [a, b, half] = build.sized([22.5 + wider, 17.0 + wider, height / 2.0]);
+        let [a, b, half] = build.at([22.5 + wider, 17.0 + wider, height / 2.0]);
         Arc::new(Column { centre: [x, y], semi: [a, b], span: [z - half, z + half], waist })
     };
     let disc = Tissue::grained(sketch.levels.disc, 5.0, 8.0);

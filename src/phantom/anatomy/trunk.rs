@@ -137,7 +137,7 @@ fn draw_lungs(sketch: &mut Sketch<'_>, cavity: &Solid) {
     let build = sketch.build;
     let mut dome = |x: f32, top: f32| -> Solid {
         let centre = build.at([x, 0.0, 10.0]);
-        let semi = build.sized([72.0, 84.0, top - 10.0 + dice.normal(6.0)]);
+        let semi = build.at([72.0, 84.0, top - 10.0 + dice.normal(6.0)]);
         Arc::new(Ellipsoid::new(centre, semi))
     };
     let domes = joined(vec![dome(-58.0, 122.0), dome(58.0, 108.0)], 25.0);
@@ -146,7 +146,7 @@ fn draw_lungs(sketch: &mut Sketch<'_>, cavity: &Solid) {
     let lungs: Solid = Arc::new(Lungs { chest: Arc::clone(cavity), diaphragm, recess });
     sketch.add(&lungs, Coat::new(Tissue::grained(sketch.levels.muscle, 5.0, 8.0)).inset(-3.0));
     sketch.add(&lungs, Coat::new(Tissue::grained(sketch.levels.lung, 45.0, 16.0)));
-    let heart = Ellipsoid::new(build.at([18.0, -34.0, 145.0]), build.sized([58.0, 42.0, 46.0]))
+    let heart = Ellipsoid::new(build.at([18.0, -34.0, 145.0]), build.at([58.0, 42.0, 46.0]))
         .turned([0.0, 0.0, 1.0], 25.0);
     let heart = rough(Arc::new(heart), &mut dice, 2.0, 50.0);
     sketch.add_gap(&heart, 4.0);
