@@ -133,28 +133,9 @@ fn the_demonstration_case_gives_the_expected_outputs() {
     let text = fs::read_to_string(Path::new(ROOT).join("test_output/pdac-likelihood.json")).unwrap();
     let likelihood: f64 = text.trim().parse().unwrap();
     assert!((desk.likelihood() - likelihood).abs() <= 1e-3, "likelihood {}", desk.likelihood());
-    check_report(&desk.output().join("run-report.json"), likelihood);
     assert_eq!(&fs::read(overlay).unwrap()[1..4], b"PNG");
     let files: Vec<_> = fs::read_dir(desk.output().join(MAP)).unwrap().collect();
     assert_eq!(files.len(), 1, "exactly one image: {files:?}");
-}
-
-/// Where the demonstration's likelihood comes from.
-fn check_report(file: &Path, likelihood: f64) {
-    let read =
-        |file: &Path| -> serde_json::Value { serde_json::from_slice(&fs::read(file).unwrap()).unwrap() };
-    let (got, expected) = (read(file), read(&Path::new(ROOT).join("test_output/run-report.json")));
-    assert_eq!(got.as_object().unwrap().len(), 1, "{got}");
-    let (got, expected) = (&got["likelihood"], &expected["likelihood"]);
-    for key in ["combine", "patches"] {
-        assert_eq!(got[key], expected[key]);
-    }
-    for key in ["head", "map", "joined"] {
-        let apart = (got[key].as_f64().unwrap() - expected[key].as_f64().unwrap()).abs();
-        assert!(apart <= 1e-3, "{key}: {} for {}", got[key], expected[key]);
-    }
-    assert!((expected["joined"].as_f64().unwrap() - likelihood).abs() < 1e-9);
-    assert_ne!(expected["head"], expected["map"], "the two prove little if they are alike");
 }
 
 #[test]

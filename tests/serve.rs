@@ -161,7 +161,7 @@ fn cases_come_one_after_the_other_and_are_those_of_run() {
     let serving = Serving::of(&desk);
     serving.wait_until_healthy();
     assert_eq!(serving.ask("POST /invoke"), (201, "outputs written\n".to_owned()));
-    assert_eq!(desk.outputs(), ["pdac-likelihood.json", PHANTOM, "run-report.json"]);
+    assert_eq!(desk.outputs(), ["pdac-likelihood.json", PHANTOM]);
 
     desk.put("ruined.mha", b"nothing");
     let (status, reason) = serving.ask("POST /invoke");
@@ -173,13 +173,13 @@ fn cases_come_one_after_the_other_and_are_those_of_run() {
     fs::remove_dir_all(desk.path("out")).unwrap();
     desk.put_phantom("second.mha");
     assert_eq!(serving.ask("POST /invoke").0, 201);
-    assert_eq!(desk.outputs(), ["pdac-likelihood.json", "run-report.json", "second.mha"]);
+    assert_eq!(desk.outputs(), ["pdac-likelihood.json", "second.mha"]);
     assert_eq!(read_image(&desk.path("out").join(MAP).join("second.mha")).unwrap(), map);
     assert_eq!(fs::read(desk.path("out/pdac-likelihood.json")).unwrap(), likelihood);
 
     desk.put_dull("third.mha", [4, 20, 22], [9.0, 4.5, 4.5]);
     assert_eq!(serving.ask("POST /invoke").0, 201);
-    assert_eq!(desk.outputs(), ["pdac-likelihood.json", "run-report.json", "third.mha"]);
+    assert_eq!(desk.outputs(), ["pdac-likelihood.json", "third.mha"]);
 
     // Another task; nothing of the one before stays.
     let (images, mri) = (desk.path("case/images"), "abdominal-t2-mri/phantom-t2-mri.mha");
@@ -242,10 +242,7 @@ fn signals_while_outputs_are_written_leave_all_or_none() {
         let code = child.wait().unwrap().code();
         assert!(matches!(code, Some(0 | 130)), "{code:?}");
         let outputs = desk.outputs();
-        assert!(
-            outputs.is_empty() || outputs == ["pdac-likelihood.json", "run-report.json", "scan.mha"],
-            "{outputs:?}"
-        );
+        assert!(outputs.is_empty() || outputs == ["pdac-likelihood.json", "scan.mha"], "{outputs:?}");
         assert!(code == Some(130) || !outputs.is_empty());
         interrupted += usize::from(outputs.is_empty());
     }
@@ -349,7 +346,7 @@ fn the_environment_chooses_between_run_and_serve() {
             "{log}"
         );
         assert!(warnings.lines().all(|line| line.starts_with(" WARN ")), "{warnings}");
-        assert_eq!(desk.outputs(), ["pdac-likelihood.json", "run-report.json", "scan.mha"]);
+        assert_eq!(desk.outputs(), ["pdac-likelihood.json", "scan.mha"]);
     }
     let wrong = bare("both").output().unwrap();
     let message = String::from_utf8(wrong.stderr).unwrap();
