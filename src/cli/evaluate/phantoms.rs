@@ -96,7 +96,9 @@ pub fn evaluate(args: &PhantomsArgs) -> anyhow::Result<()> {
         let (made, phantoms) = mpsc::sync_channel(0);
         scope.spawn(move || {
             let seeds = (0..args.count).map(|number| (args.first_seed + number, lesion_of(number)));
-            seeds.map(|(seed, lesion)| Scan::make(seed, lesion)).try_for_each(|scan| made.send(scan))
+            let mut scans = seeds.map(|(seed, lesion)| Scan::make(seed, lesion));
+            // Nobody takes them any more where scoring has failed.
+            while scans.next().is_some_and(|scan| made.send(scan).is_ok()) {}
         });
         for scan in phantoms {
             let scan = scan?;
