@@ -1,0 +1,92 @@
+"""The trainers of trainers.py at the size of a demonstration: minutes on two CPU cores, for the phantoms' weights.
+
+What differs from the report's settings: fewer and shorter epochs, larger rates that decay sooner, a smaller head, light
+augmentation without mirroring, bfloat16 with channels-last weights on the CPU, everything seeded. DEMONSTRATION_ITERATIONS
+sets the iterations per epoch (rehearsals).
+"""
+import os
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
+from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+
+from trainers import (nnUNetTrainerMultiTask, nnUNetTrainerMultiTaskHead, nnUNetTrainerMultiTaskSegmentation,
+                      nnUNetTrainerPancreas)
+
+SEED = 20260
+TURN = 8 / 180 * np.pi  # largest rotation, radians
+MARGIN = (4, 8, 8)  # voxels (z, y, x) by which a patch is read larger, so that rotating and scaling have what to bring in
+
+
+class Demonstration:
+    """What the trainers below share; stands before a trainer among the bases."""
+
+    iterations, validation_iterations = 50, 10
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_iterations_per_epoch = int(os.environ.get("DEMONSTRATION_ITERATIONS", self.iterations))
+        self.num_val_iterations_per_epoch = min(self.validation_iterations, self.num_iterations_per_epoch)
+        self.save_every = self.num_epochs + 1
+        np.random.seed(SEED)
+        torch.manual_seed(SEED)
+
+    def initialize(self):
+        super().initialize()
+        self.network.to(memory_format=torch.channels_last_3d)
+
+    def autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def on_device(self, batch):
+        images, targets = super().on_device(batch)
+        return images.contiguous(memory_format=torch.channels_last_3d), targets
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+        self.inference_allowed_mirroring_axes = None
+        larger = [p + m for p, m in zip(self.configuration_manager.patch_size, MARGIN)]
+        return (-TURN, TURN), False, larger, None
+
+    @staticmethod
+    def get_training_transforms(patch_size, rotation_for_DA, deep_supervision_scales, *_, **__):
+        return ComposeTransforms([
+            SpatialTransform(patch_size, patch_center_dist_from_border=0, random_crop=False, p_elastic_deform=0, p_rotation=0.2,
+                             rotation=rotation_for_DA, p_scaling=0.2, scaling=(0.9, 1.1), p_synchronize_scaling_across_axes=1,
+                             bg_style_seg_sampling=False, border_mode_seg="constant", padding_value_seg=-1),
+            RandomTransform(GaussianNoiseTransform(noise_variance=(0, 0.05)), apply_probability=0.15),
+            RandomTransform(MultiplicativeBrightnessTransform(BGContrast((0.9, 1.1)), synchronize_channels=True), 0.2),
+            RandomTransform(ContrastTransform(BGContrast((0.85, 1.15)), preserve_range=True, synchronize_channels=True), 0.2),
+            RemoveLabelTansform(-1, 0),
+            DownsampleSegForDSTransform(ds_scales=deep_supervision_scales),
+        ])
+
+    def plot_network_architecture(self):
+        """Nothing: hiddenlayer, which draws it, is not needed here."""
+
+
+class nnUNetTrainerPancreasDemonstration(Demonstration, nnUNetTrainerPancreas):
+    first_rate, decay_every, epochs = 3e-3, 9, 12
+
+
+class nnUNetTrainerMultiTaskSegmentationDemonstration(Demonstration, nnUNetTrainerMultiTaskSegmentation):
+    first_rate, decay_every, epochs = 2e-3, 15, 18
+    head_width, head_hidden = 64, 32
+
+
+class nnUNetTrainerMultiTaskHeadDemonstration(Demonstration, nnUNetTrainerMultiTaskHead):
+    first_rate, decay_every, epochs = 2e-3, 6, 8
+    head_width, head_hidden = 64, 32
+    step_before = "nnUNetTrainerMultiTaskSegmentationDemonstration"
+
+
+class nnUNetTrainerMultiTaskDemonstration(Demonstration, nnUNetTrainerMultiTask):
+    first_rate, decay_every, epochs = 5e-4, 9, 14
+    head_width, head_hidden = 64, 32
+    step_before = "nnUNetTrainerMultiTaskHeadDemonstration"
