@@ -17,6 +17,7 @@ from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import Dow
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
+import channels_last_norm
 from trainers import (nnUNetTrainerMultiTask, nnUNetTrainerMultiTaskHead, nnUNetTrainerMultiTaskSegmentation,
                       nnUNetTrainerPancreas)
 
@@ -28,7 +29,7 @@ MARGIN = (4, 8, 8)  # voxels (z, y, x) by which a patch is read larger, so that 
 class Demonstration:
     """What the trainers below share; stands before a trainer among the bases."""
 
-    iterations, validation_iterations = 50, 10
+    iterations, validation_iterations = 50, 12
 
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -41,6 +42,7 @@ class Demonstration:
     def initialize(self):
         super().initialize()
         self.network.to(memory_format=torch.channels_last_3d)
+        channels_last_norm.use_in(self.network)
 
     def autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16)
@@ -48,6 +50,10 @@ class Demonstration:
     def on_device(self, batch):
         images, targets = super().on_device(batch)
         return images.contiguous(memory_format=torch.channels_last_3d), targets
+
+    def validation_step(self, batch):
+        with self.autocast():
+            return super().validation_step(batch)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
         self.inference_allowed_mirroring_axes = None
@@ -76,17 +82,17 @@ class nnUNetTrainerPancreasDemonstration(Demonstration, nnUNetTrainerPancreas):
 
 
 class nnUNetTrainerMultiTaskSegmentationDemonstration(Demonstration, nnUNetTrainerMultiTaskSegmentation):
-    first_rate, decay_every, epochs = 2e-3, 15, 18
+    first_rate, decay_every, epochs = 2e-3, 10, 13
     head_width, head_hidden = 64, 32
 
 
 class nnUNetTrainerMultiTaskHeadDemonstration(Demonstration, nnUNetTrainerMultiTaskHead):
-    first_rate, decay_every, epochs = 2e-3, 6, 8
+    first_rate, decay_every, epochs = 2e-3, 4, 5
     head_width, head_hidden = 64, 32
     step_before = "nnUNetTrainerMultiTaskSegmentationDemonstration"
 
 
 class nnUNetTrainerMultiTaskDemonstration(Demonstration, nnUNetTrainerMultiTask):
-    first_rate, decay_every, epochs = 5e-4, 9, 14
+    first_rate, decay_every, epochs = 1e-3, 8, 11
     head_width, head_hidden = 64, 32
     step_before = "nnUNetTrainerMultiTaskHeadDemonstration"
