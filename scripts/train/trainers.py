@@ -107,7 +107,8 @@ class nnUNetTrainerMultiTaskSegmentation(nnUNetTrainerPancreas):
         return False  # torch.compile sees `forward` only, and the head is not in it
 
     def trained_parameters(self):
-        return [p for name in self.trained for p in getattr(self.network, name).parameters()]
+        parameters = (p for name in self.trained for p in getattr(self.network, name).parameters())
+        return list(dict.fromkeys(parameters))  # each once: nnU-Net's decoder holds the encoder too
 
     def configure_optimizers(self):
         self.network.requires_grad_(False)
@@ -173,12 +174,13 @@ class nnUNetTrainerMultiTask(nnUNetTrainerMultiTaskHead):
 
     trained = ("encoder", "decoder", "classifier")
     step_before = "nnUNetTrainerMultiTaskHead"
+    class_share = 1.0  # of the head's loss in the sum
 
     def batch_loss(self, images, targets):
         with self.autocast():
             answers, class_logits = self.network.forward_both(images)
         segmentation = self.loss([a.float() for a in answers], targets)
-        return segmentation + self.class_loss(class_logits.float(), classes_of(targets))
+        return segmentation + self.class_share * self.class_loss(class_logits.float(), classes_of(targets))
 
 
 def classes_of(targets):
