@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """Turn a trained nnU-Net v2 model folder (.pth) into the same folder with .safetensors weights.
 
-    export_weights.py MODEL_FOLDER OUT_FOLDER [--folds 0,1,2,3,4] [--checkpoint checkpoint_final] [--dtype f16|f32]
+    export_weights.py MODEL_FOLDER OUT_FOLDER [--folds 0,1,2,3,4] [--checkpoint checkpoint_final] [--dtype f16|f32] [--trainer-name NAME]
 
 OUT_FOLDER gets dataset.json and plans.json as they are, and fold_<k>/<checkpoint>.safetensors with the tensors that
 inference reads, each once, under nnU-Net's own names:
 
 - `X.all_modules.<n>.*` and `decoder.encoder.*` are second names of other entries (they share storage) and are left out;
-- of `decoder.seg_layers.<s>` only the last is kept: the others serve deep supervision, in training only.
+- of `decoder.seg_layers.<s>` only the last is kept: the others serve deep supervision, in training only;
+- a classification head (`classifier.*`, see scripts/train/network.py) is kept.
 
 The header's `__metadata__` (strings) carries what else inference takes from a checkpoint: `trainer_name`, `configuration`
-and `inference_allowed_mirroring_axes` (JSON: "[0, 1, 2]" or "null"), and `note` where --note is given.
+and `inference_allowed_mirroring_axes` (JSON: "[0, 1, 2]" or "null"), and `note` where --note is given. --trainer-name puts
+another name for the trainer's, where the one that trained differs from it in its schedule only.
 
 --round-source DIR also writes the .pth folder with every weight rounded to the values that f16 can hold, so that the
 Python original can run on exactly the weights that are shipped.
@@ -106,7 +108,7 @@ def copy_description(source, target):
         shutil.copyfile(source / name, target / name)
 
 
-def export(model, out, folds=None, checkpoint="checkpoint_final", dtype="f16", note=None, round_source=None):
+def export(model, out, folds=None, checkpoint="checkpoint_final", dtype="f16", note=None, round_source=None, trainer=None):
     """Writes the folder(s); returns the paths of the .safetensors files."""
     model, out = Path(model), Path(out)
     stem = checkpoint.removesuffix(".pth")
@@ -117,6 +119,7 @@ def export(model, out, folds=None, checkpoint="checkpoint_final", dtype="f16", n
     for fold in fold_names(model, folds):
         ck = load_checkpoint(model / fold / f"{stem}.pth")
         ck["network_weights"] = without_wrappers(ck["network_weights"])
+        ck["trainer_name"] = trainer or ck["trainer_name"]
         if round_source:
             round_to_f16(ck["network_weights"])
             target = Path(round_source) / fold / f"{stem}.pth"
@@ -141,10 +144,11 @@ def main():
     ap.add_argument("--folds", help="comma-separated, e.g. 0,1 or all; default: every fold_* folder")
     ap.add_argument("--checkpoint", default="checkpoint_final", help="name of the checkpoint, with or without .pth")
     ap.add_argument("--dtype", choices=sorted(DTYPES), default="f16")
+    ap.add_argument("--trainer-name", help="name for the trainer instead of the checkpoint's own")
     ap.add_argument("--note", help="free text for the files' metadata")
     ap.add_argument("--round-source", metavar="DIR", help="also write the .pth folder with weights rounded to f16 values")
     a = ap.parse_args()
-    for path in export(a.model, a.out, a.folds, a.checkpoint, a.dtype, a.note, a.round_source):
+    for path in export(a.model, a.out, a.folds, a.checkpoint, a.dtype, a.note, a.round_source, a.trainer_name):
         print(path, path.stat().st_size)
 
 
