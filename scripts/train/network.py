@@ -20,7 +20,7 @@ class ClassificationHead(nn.Module):
 
     def __init__(self, channels, strides, width, hidden):
         super().__init__()
-        self.channels, self.strides, self.width = list(channels), [as_triple(s) for s in strides], width
+        self.channels, self.strides = list(channels), [as_triple(s) for s in strides]
         self.projections = nn.ModuleList(nn.Conv3d(c, width, 1) for c in self.channels)
         self.upsamplings = nn.ModuleList(nn.ConvTranspose3d(width, width, s, stride=s) for s in self.strides)
         self.hidden = nn.Linear(width, hidden)

@@ -150,6 +150,8 @@ def find_scans(a):
     for scan in sorted(p for ending in (".nii.gz", ".mha") for p in a.images.glob(f"*_0000{ending}")):
         name = scan.name.split("_0000.")[0]
         labels = [p for folder in a.labels for ending in (".nii.gz", ".mha") if (p := folder / f"{name}{ending}").is_file()]
+        if name in pairs:
+            raise SystemExit(f"{pairs[name][0]} and {scan}: two scans of one id")
         if labels:
             pairs[name] = (scan, labels[0])
         else:
@@ -225,8 +227,11 @@ def prepare_phantoms(a):
 
 
 def run_all(a, task, items):
-    for dataset in (a.pancreas, a.lesion):
-        shutil.rmtree(a.raw / dataset, ignore_errors=True)
+    there = [a.raw / dataset for dataset in (a.pancreas, a.lesion) if (a.raw / dataset).exists()]
+    if there and not a.overwrite:
+        raise SystemExit(f"{', '.join(map(str, there))}: already there; --overwrite removes what is in it")
+    for folder in there:
+        shutil.rmtree(folder)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     with multiprocessing.Pool(a.processes) as pool:
         return dict(sorted(pool.imap_unordered(functools.partial(task, a), items)))
@@ -239,6 +244,7 @@ def add_shared_options(parser):
     parser.add_argument("--crops", type=int, default=1, help="regions per case (default 1)")
     parser.add_argument("--shift", type=triple, default=(20.0, 10.0, 5.0), help="mm x,y,z by which margins are shifted (default 20,10,5)")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--overwrite", action="store_true", help="remove datasets of these names that are there")
 
 
 def program(text):

@@ -77,7 +77,7 @@ def run(log, arguments):
 
 def make_phantoms(a, log):
     arguments = ["phantoms", "--binary", str(a.binary), "--seeds", *map(str, a.seeds), "--validation", str(a.validation),
-                 "--raw", os.environ["nnUNet_raw"], "--pancreas", PANCREAS, "--lesion", LESION, "--processes", str(a.threads)]
+                 "--raw", os.environ["nnUNet_raw"], "--pancreas", PANCREAS, "--lesion", LESION, "--processes", str(a.threads), "--overwrite"]
     run(log, ["prepare.py", *arguments, *PREPARATION])
 
 

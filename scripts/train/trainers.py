@@ -130,8 +130,13 @@ class nnUNetTrainerMultiTaskSegmentation(nnUNetTrainerPancreas):
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: {type(self).__name__} starts from this checkpoint; train {self.step_before} "
                                     f"first, or name another in {START_VARIABLE}")
-        checkpoint = torch.load(path, map_location=self.device, weights_only=False)
-        self.network.load_state_dict(checkpoint["network_weights"])
+        weights = torch.load(path, map_location=self.device, weights_only=False)["network_weights"]
+        # The network would fit its head to theirs, and the optimizer would go on with the head that it was given.
+        own, theirs = (state["classifier.hidden.weight"].shape for state in (self.network.state_dict(), weights))
+        if own != theirs:
+            raise ValueError(f"{path}: classifier.hidden.weight is {tuple(theirs)}, expected the {tuple(own)} of "
+                             f"{type(self).__name__}")
+        self.network.load_state_dict(weights)
         self.print_to_log_file("weights of", path)
 
 
