@@ -22,7 +22,7 @@ from trainers import (LESION, nnUNetTrainerMultiTask, nnUNetTrainerMultiTaskHead
                       nnUNetTrainerPancreas)
 
 SEED = 20260
-LESION_WEIGHT = 5.0  # of a lesion's voxel in the cross-entropy, where others have 1
+LESION_WEIGHT = 2.0  # of a lesion's voxel in the cross-entropy, where others have 1
 TURN = 8 / 180 * np.pi  # largest rotation, radians
 MARGIN = (4, 8, 8)  # voxels (z, y, x) by which a patch is read larger, so that rotating and scaling have what to bring in
 
@@ -106,10 +106,10 @@ class nnUNetTrainerMultiTaskDemonstration(Demonstration, nnUNetTrainerMultiTask)
     of the patches would need more iterations than there are. The head's loss counts less, since a head on standardised features sends
     back gradients that drown the segmentation's."""
 
-    first_rate, decay_every, epochs = 5e-4, 13, 17
+    first_rate, decay_every, epochs = 5e-4, 44, 50
     head_width, head_hidden = 64, 32
     step_before = "nnUNetTrainerMultiTaskHeadDemonstration"
-    class_share = 0.03
+    class_share = 0.1
 
     def _build_loss(self):
         loss = super()._build_loss()

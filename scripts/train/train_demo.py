@@ -6,8 +6,8 @@
 
 Steps: phantoms (render, crop), plan (and preprocess), pancreas, segmentation, head, multitask, validate, export. WORK gets
 nnUNet_raw, nnUNet_preprocessed, nnUNet_results, and `models`: the exported folders as .pth with weights rounded to f16, for the
-Python original. The log goes to weights/panorama/training.log. About an hour on two cores; repeats on one machine, not
-bit for bit on another processor type.
+Python original. The log goes to weights/panorama/training.log. An hour and a half on two idle cores with AMX; repeats on one
+machine, not bit for bit on another processor type.
 """
 import argparse
 import json
@@ -36,7 +36,7 @@ PREPARATION = ["--margins", "25,25,15", "--crops", "2", "--shift", "10,10,6"]
 NOTE = "Demonstration weights trained on synthetic phantoms. Unfit for patients."
 NOTICE = """DEMONSTRATION WEIGHTS - NOT FOR PATIENTS
 
-The networks in this folder are small ({parameters} parameters together) and were trained for less than an hour on synthetic
+The networks in this folder are small ({parameters} parameters together) and were trained for an hour or two on synthetic
 phantoms, never on a scan of a person. They exist so that the program can be tried and tested out of the box. On a real
 scan their output means nothing.
 
