@@ -226,14 +226,26 @@ pub enum PrecisionArg {
     Bf16,
 }
 
-/// A path that ends in `.png`, so that no scan or output is overwritten by a slip.
-fn png_path(text: &str) -> Result<PathBuf, String> {
+/// A path that ends in `.` and `ending`, so that nothing else is overwritten by a slip.
+fn path_ending(text: &str, ending: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
-    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("png")) {
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case(ending)) {
         Ok(path)
     } else {
-        Err("the name must end in .png".to_owned())
+        Err(format!("the name must end in .{ending}"))
     }
+}
+
+fn png_path(text: &str) -> Result<PathBuf, String> {
+    path_ending(text, "png")
+}
+
+pub fn json_path(text: &str) -> Result<PathBuf, String> {
+    path_ending(text, "json")
+}
+
+pub fn mha_path(text: &str) -> Result<PathBuf, String> {
+    path_ending(text, "mha")
 }
 
 /// A number of seconds above 0.

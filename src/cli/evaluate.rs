@@ -13,7 +13,7 @@ use pdac_cascade::imaging::file::write_whole;
 use phantoms::PhantomsArgs;
 use serde::Serialize;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const EXIT_CODES: &str = "Exit codes:
   0    all cases scored
@@ -60,16 +60,6 @@ enum Challenge {
     /// Beside the table: how well the best threshold on the intensities inside the true pancreas would do.
     #[command(after_long_help = PHANTOMS_EXIT_CODES)]
     Phantoms(PhantomsArgs),
-}
-
-/// A path that ends in `.json`, so that no segmentation is overwritten by a slip.
-fn json_path(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
-    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) {
-        Ok(path)
-    } else {
-        Err("the name must end in .json".to_owned())
-    }
 }
 
 impl EvaluateArgs {

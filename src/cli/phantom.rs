@@ -1,5 +1,6 @@
 //! `phantom`: a synthetic CT with labels.
 
+use super::args::{json_path, mha_path};
 use super::{case, exit, interrupt, run};
 use clap::{Args, ValueEnum};
 use pdac_cascade::challenge::OutputError;
@@ -38,7 +39,7 @@ pub struct PhantomArgs {
     #[arg(long, value_name = "X,Y,Z", value_parser = triple::<f64>)]
     spacing: Option<[f64; 3]>,
     /// Also write into this file what was drawn: lesion, ducts, noise and the like.
-    #[arg(long, value_name = "FILE.json", value_parser = ending::<Json>)]
+    #[arg(long, value_name = "FILE.json", value_parser = json_path)]
     details: Option<PathBuf>,
 }
 
@@ -46,10 +47,10 @@ pub struct PhantomArgs {
 #[group(required = true, multiple = true)]
 struct Files {
     /// Write the CT, int16 HU, into this file.
-    #[arg(long, value_name = "FILE.mha", value_parser = ending::<Mha>)]
+    #[arg(long, value_name = "FILE.mha", value_parser = mha_path)]
     image: Option<PathBuf>,
     /// Write the labels, uint8, into this file: 1 lesion, 2 veins, 3 arteries, 4 parenchyma, 5 pancreatic duct, 6 common bile duct.
-    #[arg(long, value_name = "FILE.mha", value_parser = ending::<Mha>)]
+    #[arg(long, value_name = "FILE.mha", value_parser = mha_path)]
     labels: Option<PathBuf>,
 }
 
@@ -61,32 +62,6 @@ enum LesionArg {
     No,
     /// 5 to 12 mm.
     Small,
-}
-
-/// The end of a file's name.
-trait Ending {
-    const NAME: &str;
-}
-
-struct Mha;
-struct Json;
-
-impl Ending for Mha {
-    const NAME: &str = "mha";
-}
-
-impl Ending for Json {
-    const NAME: &str = "json";
-}
-
-/// A path with this end, so that nothing else is overwritten by a slip.
-fn ending<E: Ending>(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
-    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case(E::NAME)) {
-        Ok(path)
-    } else {
-        Err(format!("the name must end in .{}", E::NAME))
-    }
 }
 
 /// Three positive numbers with commas between them.

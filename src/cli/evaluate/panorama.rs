@@ -1,6 +1,7 @@
 //! `evaluate panorama`: detection maps scored.
 
-use super::{json_path, write_json};
+use super::write_json;
+use crate::cli::args::json_path;
 use crate::cli::{case, run};
 use clap::Args;
 use pdac_cascade::challenge::{DETECTION_MAP, LIKELIHOOD, OutputError, REPORT};

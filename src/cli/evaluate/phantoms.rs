@@ -1,8 +1,8 @@
 //! `evaluate phantoms`: the detection of lesions scored on synthetic CTs that it makes itself.
 
 use super::panorama::{Table, overlap, samples};
-use super::{json_path, write_json};
-use crate::cli::args::ComputeArgs;
+use super::write_json;
+use crate::cli::args::{ComputeArgs, json_path};
 use crate::cli::weights::WeightsFolder;
 use crate::cli::{case, exit, interrupt, run};
 use clap::Args;
@@ -102,9 +102,9 @@ pub fn evaluate(args: &PhantomsArgs) -> anyhow::Result<()> {
         });
         for scan in phantoms {
             let scan = scan?;
-            let has_lesion = scan.labels.data.iter().any(|&l| l == label::LESION);
-            baseline.add(&scan.ct.data, &scan.labels.data, &PANCREAS, has_lesion);
-            let (case, took) = score(&system, scan, &options)?;
+            let lesions = Components::find(&scan.labels.data, Connectivity::Corners, |&l| l == label::LESION);
+            baseline.add(&scan.ct.data, &scan.labels.data, &PANCREAS, lesions.count() > 0);
+            let (case, took) = score(&system, scan, &lesions, &options)?;
             cases.push(case);
             time += took;
         }
@@ -156,9 +156,13 @@ impl Scan {
 }
 
 /// What the cascade says of a phantom, and how long it took.
-fn score(system: &SystemRun<'_>, scan: Scan, options: &Options) -> anyhow::Result<(ScoredCase, Duration)> {
+fn score(
+    system: &SystemRun<'_>,
+    scan: Scan,
+    lesions: &Components,
+    options: &Options,
+) -> anyhow::Result<(ScoredCase, Duration)> {
     let Scan { seed, ct, labels, lesion_mm } = scan;
-    let lesions = Components::find(&labels.data, Connectivity::Corners, |&l| l == label::LESION);
     drop(labels);
     let ct = Volume::new(ct.data.mapv(f32::from), ct.geometry);
     let began = Instant::now();
@@ -172,6 +176,6 @@ fn score(system: &SystemRun<'_>, scan: Scan, options: &Options) -> anyhow::Resul
     tracing::info!(seed, lesion_mm, likelihood, head, map = of_map, seconds, "scored");
     let (name, likelihood) = (format!("phantom-{seed}"), Some(likelihood));
     let candidates = Candidates::of(&map.data)?;
-    let case = ScoredCase::new(name, &lesions, &candidates, likelihood, joined, options, case::memory());
+    let case = ScoredCase::new(name, lesions, &candidates, likelihood, joined, options, case::memory());
     Ok((case.map_err(PredictError::from).map_err(PipelineError::from)?, took))
 }
