@@ -133,9 +133,28 @@ fn the_demonstration_case_gives_the_expected_outputs() {
     let text = fs::read_to_string(Path::new(ROOT).join("test_output/pdac-likelihood.json")).unwrap();
     let likelihood: f64 = text.trim().parse().unwrap();
     assert!((desk.likelihood() - likelihood).abs() <= 1e-3, "likelihood {}", desk.likelihood());
+    check_report(&desk.output().join("run-report.json"), likelihood);
     assert_eq!(&fs::read(overlay).unwrap()[1..4], b"PNG");
     let files: Vec<_> = fs::read_dir(desk.output().join(MAP)).unwrap().collect();
     assert_eq!(files.len(), 1, "exactly one image: {files:?}");
+}
+
+/// Where the demonstration's likelihood comes from.
+fn check_report(file: &Path, likelihood: f64) {
+    let read =
+        |file: &Path| -> serde_json::Value { serde_json::from_slice(&fs::read(file).unwrap()).unwrap() };
+    let (got, expected) = (read(file), read(&Path::new(ROOT).join("test_output/run-report.json")));
+    assert_eq!(got.as_object().unwrap().len(), 1, "{got}");
+    let (got, expected) = (&got["likelihood"], &expected["likelihood"]);
+    for key in ["combine", "patches"] {
+        assert_eq!(got[key], expected[key]);
+    }
+    for key in ["head", "map", "joined"] {
+        let apart = (got[key].as_f64().unwrap() - expected[key].as_f64().unwrap()).abs();
+        assert!(apart <= 1e-3, "{key}: {} for {}", got[key], expected[key]);
+    }
+    assert!((expected["joined"].as_f64().unwrap() - likelihood).abs() < 1e-9);
+    assert_ne!(expected["head"], expected["map"], "the two prove little if they are alike");
 }
 
 #[test]
@@ -417,7 +436,7 @@ fn validate_says_what_the_outputs_are_and_what_they_break() {
         validate(Path::new("test_output"), &["--input", "test_input", "--expected", "test_output"]);
     assert_eq!(code, Some(0), "{out}");
     assert!(
-        out.starts_with("detection map phantom-venous-ct: [96, 72, 44] voxels (x, y, z), lesions: 1\n"),
+        out.starts_with("detection map phantom-venous-ct: [160, 160, 48] voxels (x, y, z), lesions: 1\n"),
         "{out}"
     );
     assert!(out.ends_with("map 0.000e0, likelihood 0.000e0\nvalid\n"), "{out}");
@@ -620,7 +639,7 @@ fn inspect_prints_the_plans_of_both_networks() {
     let done = program().args(["inspect", "--weights", "weights"]).assert().success();
     let text = String::from_utf8(done.get_output().stdout.clone()).unwrap();
     for word in
-        ["pancreas:", "lesion:", "checkpoint_best_panorama, folds 0 1 2 3 4", "decoder.seg_layers.2", "GFLOP"]
+        ["pancreas:", "lesion:", "checkpoint_final, folds 0", "decoder.seg_layers.2", "classifier", "GFLOP"]
     {
         assert!(text.contains(word), "{word} is not in:\n{text}");
     }
@@ -638,5 +657,8 @@ fn a_real_contrast_ct_goes_through_the_whole_cascade() {
     let map = desk.map("ct");
     assert_eq!(map.geometry.size_xyz(), [340, 270, 20]);
     let largest = map.data.iter().copied().fold(0.0, f32::max);
-    assert_eq!(f64::from(largest), desk.likelihood());
+    let report: serde_json::Value =
+        serde_json::from_slice(&fs::read(desk.output().join("run-report.json")).unwrap()).unwrap();
+    assert_eq!(Some(f64::from(largest)), report["likelihood"]["map"].as_f64());
+    assert_eq!(Some(desk.likelihood()), report["likelihood"]["joined"].as_f64());
 }

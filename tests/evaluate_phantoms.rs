@@ -29,7 +29,13 @@ fn two_phantoms_are_made_run_and_scored() {
         "{log}"
     );
     let table = String::from_utf8(done.stdout).unwrap();
-    for row in ["2 cases, 1 lesions, found from an overlap of 0.15", "as submitted", "share of the true"] {
+    for row in [
+        "2 cases, 1 lesions, found from an overlap of 0.15",
+        "head alone",
+        "map alone",
+        "joined",
+        "share of the true",
+    ] {
         assert!(table.contains(row), "{row}: {table}");
     }
     let scores: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
@@ -37,12 +43,14 @@ fn two_phantoms_are_made_run_and_scored() {
     let targets: Vec<_> =
         scores["case_target"].as_object().unwrap().values().map(|v| v.as_u64().unwrap()).collect();
     assert_eq!(targets, [0, 1], "the second has a lesion");
+    let variants = scores["variants"].as_array().unwrap();
+    assert_eq!(variants.len(), 3);
     // One pair of patients: it is ranked rightly or it is not.
-    assert!([0.0, 0.5, 1.0].contains(&scores["auroc"].as_f64().unwrap()));
+    assert!(variants.iter().all(|v| [0.0, 0.5, 1.0].contains(&v["auroc"].as_f64().unwrap())));
     let baseline = &scores["intensity_baseline"];
     assert!(baseline["threshold_hu"].is_i64() && baseline["auroc"].as_f64().unwrap() >= 0.5);
     let predictions = scores["case_pred"].as_object().unwrap().values().map(|v| v.as_f64().unwrap());
-    assert!(predictions.clone().all(|p| (0.0..=1.0).contains(&p)));
+    assert!(predictions.clone().all(|p| (0.0..=1.0).contains(&p)) && predictions.clone().any(|p| p > 0.0));
 }
 
 #[test]

@@ -1,13 +1,15 @@
 """The trainers of trainers.py at the size of a demonstration: minutes on two CPU cores, for the phantoms' weights.
 
-What differs from the report's settings: fewer and shorter epochs, larger rates that decay sooner, a smaller head, light
-augmentation without mirroring, bfloat16 with channels-last weights on the CPU, everything seeded. DEMONSTRATION_ITERATIONS
-sets the iterations per epoch (rehearsals).
+What differs from the report's settings: fewer and shorter epochs, rates that fall linearly, a smaller head, light augmentation
+without mirroring, bfloat16 with channels-last weights on the CPU, everything seeded. Several processes of one thread each share
+the work (`Demonstration.join`): one process with two threads trains half as fast as two with one. DEMONSTRATION_ITERATIONS sets
+the iterations per epoch (rehearsals).
 """
 import os
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
 from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
@@ -27,18 +29,55 @@ TURN = 8 / 180 * np.pi  # largest rotation, radians
 MARGIN = (4, 8, 8)  # voxels (z, y, x) by which a patch is read larger, so that rotating and scaling have what to bring in
 
 
+class LinearDecay:
+    """The rate of an epoch: from `first` in the first to `last` in the last. Called as nnU-Net calls its schedulers."""
+
+    def __init__(self, optimizer, first, last, epochs):
+        self.optimizer = optimizer
+        self.rates = np.linspace(first, last, epochs)
+
+    def step(self, epoch):
+        for group in self.optimizer.param_groups:
+            group["lr"] = float(self.rates[epoch])
+
+
 class Demonstration:
     """What the trainers below share; stands before a trainer among the bases."""
 
-    iterations, validation_iterations = 50, 12
+    iterations, validation_iterations = 100, 12
+    last_rate = 1e-5
 
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_iterations_per_epoch = int(os.environ.get("DEMONSTRATION_ITERATIONS", self.iterations))
         self.num_val_iterations_per_epoch = min(self.validation_iterations, self.num_iterations_per_epoch)
-        self.save_every = self.num_epochs + 1
-        np.random.seed(SEED)
-        torch.manual_seed(SEED)
+        self.save_every = 5
+        self.seed(SEED)
+
+    @staticmethod
+    def seed(seed):
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+    def join(self, rank):
+        """Makes this trainer one of those of the process group: each draws its own patches and all take the step of their mean
+        gradient. The first writes log and checkpoint. (nnU-Net's own way to share work is for several GPUs.)"""
+        self.local_rank = rank
+        self.seed(SEED + 1000 * rank)
+
+    def configure_optimizers(self):
+        optimizer, _ = super().configure_optimizers()
+        if dist.is_initialized():
+            optimizer.register_step_pre_hook(average_gradients)
+        return optimizer, LinearDecay(optimizer, self.first_rate, self.last_rate, self.num_epochs)
+
+    def on_train_start(self):
+        super().on_train_start()
+        self.share_weights()
+
+    def share_weights(self):
+        if dist.is_initialized():
+            apply_to_all([p.data for p in self.network.parameters()], lambda flat: dist.broadcast(flat, 0))
 
     def initialize(self):
         super().initialize()
@@ -79,11 +118,11 @@ class Demonstration:
 
 
 class nnUNetTrainerPancreasDemonstration(Demonstration, nnUNetTrainerPancreas):
-    first_rate, decay_every, epochs = 3e-3, 9, 12
+    first_rate, epochs = 3e-3, 4
 
 
 class nnUNetTrainerMultiTaskSegmentationDemonstration(Demonstration, nnUNetTrainerMultiTaskSegmentation):
-    first_rate, decay_every, epochs = 2e-3, 10, 13
+    first_rate, last_rate, epochs = 2e-3, 1e-3, 7
     head_width, head_hidden = 64, 32
 
 
@@ -91,7 +130,7 @@ class nnUNetTrainerMultiTaskHeadDemonstration(Demonstration, nnUNetTrainerMultiT
     """Besides, the head starts from standardised features: the means over a patch, which are all it sees, differ from patch to patch by
     a thirtieth of their size, too little to be found in so few iterations."""
 
-    first_rate, decay_every, epochs = 1e-3, 5, 6
+    first_rate, last_rate, epochs = 1e-3, 5e-4, 3
     head_width, head_hidden = 64, 32
     step_before = "nnUNetTrainerMultiTaskSegmentationDemonstration"
     patches = 120
@@ -99,6 +138,7 @@ class nnUNetTrainerMultiTaskHeadDemonstration(Demonstration, nnUNetTrainerMultiT
     def on_train_start(self):
         super().on_train_start()
         standardise(self.network, (self.on_device(next(self.dataloader_train))[0] for _ in range(self.patches // 2)))
+        self.share_weights()
 
 
 class nnUNetTrainerMultiTaskDemonstration(Demonstration, nnUNetTrainerMultiTask):
@@ -106,10 +146,10 @@ class nnUNetTrainerMultiTaskDemonstration(Demonstration, nnUNetTrainerMultiTask)
     of the patches would need more iterations than there are. The head's loss counts less, since a head on standardised features sends
     back gradients that drown the segmentation's."""
 
-    first_rate, decay_every, epochs = 5e-4, 44, 50
+    first_rate, epochs = 1e-3, 26
     head_width, head_hidden = 64, 32
     step_before = "nnUNetTrainerMultiTaskHeadDemonstration"
-    class_share = 0.1
+    class_share = 0.25
 
     def _build_loss(self):
         loss = super()._build_loss()
@@ -117,6 +157,24 @@ class nnUNetTrainerMultiTaskDemonstration(Demonstration, nnUNetTrainerMultiTask)
         weights[LESION] = LESION_WEIGHT
         loss.loss.ce.weight, loss.loss.dc.batch_dice = weights, True
         return loss
+
+
+def average_gradients(optimizer, *_):
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+    def average(flat):
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+
+    apply_to_all(gradients, average)
+
+
+def apply_to_all(tensors, change):
+    """Lays the tensors one behind the other, changes that in place and writes it back."""
+    flat = torch.cat([t.flatten() for t in tensors])
+    change(flat)
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors])):
+        tensor.copy_(part.view_as(tensor))
 
 
 @torch.no_grad()

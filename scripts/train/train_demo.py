@@ -6,8 +6,8 @@
 
 Steps: phantoms (render, crop), plan (and preprocess), pancreas, segmentation, head, multitask, validate, export. WORK gets
 nnUNet_raw, nnUNet_preprocessed, nnUNet_results, and `models`: the exported folders as .pth with weights rounded to f16, for the
-Python original. The log goes to weights/panorama/training.log. An hour and a half on two idle cores with AMX; repeats on one
-machine, not bit for bit on another processor type.
+Python original. The log goes to weights/panorama/training.log. Two hours and a quarter on two cores with AMX; repeats on one machine with the
+same number of processes (--processes), not bit for bit on another processor type.
 """
 import argparse
 import json
@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -36,14 +37,14 @@ PREPARATION = ["--margins", "25,25,15", "--crops", "2", "--shift", "10,10,6"]
 NOTE = "Demonstration weights trained on synthetic phantoms. Unfit for patients."
 NOTICE = """DEMONSTRATION WEIGHTS - NOT FOR PATIENTS
 
-The networks in this folder are small ({parameters} parameters together) and were trained for an hour or two on synthetic
-phantoms, never on a scan of a person. They exist so that the program can be tried and tested out of the box. On a real
-scan their output means nothing.
+The networks in this folder are small ({parameters} parameters together) and were trained for less than two hours on
+synthetic phantoms, never on a scan of a person. They exist so that the program can be tried and tested out of the box. On
+a real scan their output means nothing.
 
 They are the two stages of the multi-task system, made from seeds by scripts/train/train_demo.py, which wrote training.log.
 scripts/train/README.md tells how the same trainers are run on PANORAMA's public scans.
 """
-LOGGED = re.compile(r"Epoch \d+$|(?:Current learning rate|train_loss|val_loss|Pseudo dice|head|weights of|This split)\b")
+LOGGED = re.compile(r"Epoch \d+$|(?:settings|Current learning rate|train_loss|val_loss|Pseudo dice|head|weights of|This split)\b")
 
 
 class Log:
@@ -77,27 +78,38 @@ def run(log, arguments):
 
 def make_phantoms(a, log):
     arguments = ["phantoms", "--binary", str(a.binary), "--seeds", *map(str, a.seeds), "--validation", str(a.validation),
-                 "--raw", os.environ["nnUNet_raw"], "--pancreas", PANCREAS, "--lesion", LESION, "--processes", str(a.threads), "--overwrite"]
+                 "--raw", os.environ["nnUNet_raw"], "--pancreas", PANCREAS, "--lesion", LESION, "--processes", str(a.processes), "--overwrite"]
     run(log, ["prepare.py", *arguments, *PREPARATION])
 
 
 def make_plans(a, log):
     for dataset, training in ((PANCREAS, "demonstration-pancreas"), (LESION, "demonstration-multitask")):
-        run(log, ["plan.py", dataset, training, "--processes", str(a.threads)])
+        run(log, ["plan.py", dataset, training, "--processes", str(a.processes)])
 
 
 def train(a, log, step):
-    """One trainer in this process, without nnU-Net's prediction of the validation cases; `validate` does that."""
+    """One trainer in processes of one thread each, without nnU-Net's prediction of the validation cases; `validate` does that."""
+    import torch.multiprocessing
+    log.write(TRAINERS[step][1])
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(train_share, (a.processes, step, Path(folder) / "store"), nprocs=a.processes)
+    results = model_folder(a.work, step) / "fold_0"
+    log.write(condensed(max(results.glob("training_log_*.txt"), key=lambda p: p.stat().st_mtime).read_text()))
+
+
+def train_share(rank, processes, step, store):
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
-    torch.set_num_threads(a.threads)
+    torch.set_num_threads(1)
     dataset, name = TRAINERS[step]
     trainer = get_trainer_from_args(dataset, CONFIGURATION, 0, name, device=torch.device("cpu"))
-    log.write(f"{name}: Adam {trainer.first_rate}, a tenth every {trainer.decay_every} of {trainer.num_epochs} epochs, "
-              f"{trainer.num_iterations_per_epoch} iterations of {trainer.configuration_manager.batch_size} patches "
-              f"{trainer.configuration_manager.patch_size}")
+    torch.distributed.init_process_group("gloo", store=torch.distributed.FileStore(str(store), processes), rank=rank, world_size=processes)
+    trainer.join(rank)
+    trainer.print_to_log_file(f"settings: Adam {trainer.first_rate} to {trainer.last_rate} in {trainer.num_epochs} epochs of "
+                              f"{trainer.num_iterations_per_epoch} iterations, {processes} x {trainer.configuration_manager.batch_size} "
+                              f"patches of {trainer.configuration_manager.patch_size}")
     trainer.run_training()
-    log.write(condensed(Path(trainer.log_file).read_text()))
+    torch.distributed.destroy_process_group()
 
 
 def condensed(text):
@@ -133,9 +145,9 @@ def main():
     ap.add_argument("--binary", type=program, required=True, help="pdac-cascade, whose `phantom` makes the scans")
     ap.add_argument("--work", type=Path, required=True)
     ap.add_argument("--weights", type=Path, default=REPOSITORY / "weights", help="folder to write panorama/ into (default %(default)s)")
-    ap.add_argument("--seeds", type=int, nargs=2, metavar=("FIRST", "COUNT"), default=(10000, 300))
+    ap.add_argument("--seeds", type=int, nargs=2, metavar=("FIRST", "COUNT"), default=(10000, 480))
     ap.add_argument("--validation", type=int, default=40, help="the last seeds, for validation (default %(default)s)")
-    ap.add_argument("--threads", type=int, default=os.cpu_count())
+    ap.add_argument("--processes", type=int, default=os.cpu_count(), help="of one thread each, which share the work (default: one per core)")
     ap.add_argument("--only", default=",".join(STEPS), help="steps, comma-separated (default: all)")
     a = ap.parse_args()
     a.work = a.work.resolve()
