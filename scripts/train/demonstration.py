@@ -1,8 +1,8 @@
-"""The trainers of trainers.py at the size of a demonstration: minutes on two CPU cores, for the phantoms' weights.
+"""The trainers of trainers.py at the size of a demonstration: two hours on two CPU cores, for the phantoms' weights.
 
 What differs from the report's settings: fewer and shorter epochs, rates that fall linearly, a smaller head, light augmentation
 without mirroring, bfloat16 with channels-last weights on the CPU, everything seeded. Several processes of one thread each share
-the work (`Demonstration.join`): one process with two threads trains half as fast as two with one. DEMONSTRATION_ITERATIONS sets
+the work (`Demonstration.join`): two with one thread train 1.7 times as fast as one with two. DEMONSTRATION_ITERATIONS sets
 the iterations per epoch (rehearsals).
 """
 import os
