@@ -47,7 +47,7 @@ pub struct Gland {
     pub bile_duct: f32,
     /// Centres and radii in mm of cysts.
     pub cysts: Vec<Node>,
-    /// Where there is more fat than elsewhere, with how many HU less.
+    /// Where there is more fat between the lobules than elsewhere, and how much more of it.
     pub focal_fat: Option<(Node, f32)>,
 }
 
@@ -73,7 +73,7 @@ impl Gland {
         let fatty = dice.chance(0.25).then(|| {
             let inside = axis[STEPS * 2 + dice.below(STEPS)].at;
             let at = dice.near(inside, 3.0);
-            (Node { at, radius: dice.between(6.0, 14.0) }, dice.between(15.0, 50.0))
+            (Node { at, radius: dice.between(6.0, 14.0) }, dice.between(0.2, 0.6))
         });
         Self {
             axis,
@@ -152,13 +152,13 @@ pub fn draw(sketch: &mut Sketch<'_>, gland: &Gland, pathology: &Pathology) {
         lobule: gland.lobule,
     };
     sketch.add(&solid, Coat::new(tissue).labelled(label::PARENCHYMA));
-    if let Some((n, less)) = gland.focal_fat {
+    if let Some((n, more)) = gland.focal_fat {
         let spot: Solid = Arc::new(Ellipsoid::new(n.at, [n.radius, 0.8 * n.radius, 1.2 * n.radius]));
         let spot = super::super::shape::within(rough(spot, &mut dice, 1.5, 12.0), &solid, 0.0);
         let tissue = Tissue::Lobular {
-            hu: levels.parenchyma - less,
+            hu: levels.parenchyma,
             fat: levels.fat,
-            share: gland.fat_share,
+            share: (gland.fat_share + more).min(1.0),
             lobule: gland.lobule,
         };
         sketch.add(&spot, Coat::new(tissue).soft(4.0).labelled(label::PARENCHYMA));

@@ -108,7 +108,7 @@ impl Pathology {
             LesionKind::Any => (8.0, 40.0),
             LesionKind::Small => (5.0, 12.0),
         };
-        let diameter = mix(low.ln(), high.ln(), size).exp();
+        let diameter = mix(low, high, size);
         let lesion = Lesion::new(gland, warp, diameter, &mut dice);
         let obstructs = dice.chance(0.75);
         let duct = dice.between(2.0, 4.0);
