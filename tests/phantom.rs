@@ -7,7 +7,7 @@ use ndarray::Array3;
 use pdac_cascade::imaging::components::{Components, Connectivity};
 use pdac_cascade::imaging::file::read_image;
 use pdac_cascade::imaging::{MemoryGauge, Volume, Voxels};
-use pdac_cascade::phantom::{Details, LesionKind, Phantom, PhantomError, Request, label};
+use pdac_cascade::phantom::{Details, LesionKind, Part, Phantom, PhantomError, Request, label};
 use predicates::str::contains;
 use std::fs;
 use std::path::Path;
@@ -171,6 +171,30 @@ fn lesions_lie_in_the_pancreas_and_have_their_diameter() {
         assert!(off < 0.2 * measured + 1.0, "seed {seed}: {off} mm from where it is said to be");
         assert!(made.largest_part(&[label::LESION, label::PARENCHYMA, label::DUCT]) > 0.97, "seed {seed}");
     }
+}
+
+#[test]
+fn lesions_are_darker_or_obstruct_the_duct() {
+    let details =
+        (0..200).map(|seed| Phantom::new(request(seed, Some(LesionKind::Any))).unwrap().details().clone());
+    let mut isoattenuating = 0;
+    for Details { seed, parenchyma_hu, findings, .. } in details {
+        let lesion = findings.lesion.unwrap();
+        if lesion.isoattenuating {
+            isoattenuating += 1;
+            assert!(lesion.contrast_hu.abs() <= 5.0, "seed {seed}: {} HU", lesion.contrast_hu);
+            // In the tail there is hardly any duct beyond it.
+            assert!(
+                lesion.part == Part::Tail || findings.duct_mm > 2.5,
+                "seed {seed}: {} mm",
+                findings.duct_mm
+            );
+        } else {
+            assert!((-60.0..=-20.0).contains(&lesion.contrast_hu), "seed {seed}: {} HU", lesion.contrast_hu);
+            assert!(parenchyma_hu + lesion.contrast_hu >= 24.9, "seed {seed}: as dark as fluid");
+        }
+    }
+    assert!((8..=32).contains(&isoattenuating), "{isoattenuating} of 200");
 }
 
 #[test]

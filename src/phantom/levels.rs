@@ -71,7 +71,7 @@ impl Levels {
             spongy: dice.between(120.0, 240.0),
             cortical: dice.between(350.0, 600.0),
             lung: dice.between(-870.0, -790.0),
-            noise: dice.between(8.0, 22.0),
+            noise: dice.between(8.0, 18.0),
         }
     }
 }

@@ -66,11 +66,11 @@ impl Gland {
             n.radius *= size * dice.between(0.92, 1.08);
         }
         let axis = spline(&nodes, STEPS);
-        let fat_share = 0.5 * dice.between(0.0, 1.0).powf(1.5);
+        let fat_share = 0.4 * dice.between(0.0, 1.0).powf(1.5);
         let wide = dice.chance(0.15);
         let duct = if wide { dice.between(1.5, 2.3) } else { dice.between(0.75, 1.3) };
         let cysts = if dice.chance(0.15) { cysts(&axis, &mut dice) } else { Vec::new() };
-        let fatty = dice.chance(0.25).then(|| {
+        let fatty = dice.chance(0.12).then(|| {
             let inside = axis[STEPS * 2 + dice.below(STEPS)].at;
             let at = dice.near(inside, 3.0);
             (Node { at, radius: dice.between(6.0, 14.0) }, dice.between(0.2, 0.6))

@@ -96,6 +96,9 @@ const DILATED: f32 = 1.25;
 /// Largest contrast in HU of a lesion that counts as iso-attenuating.
 const ISOATTENUATING: f32 = 5.0;
 
+/// HU of the darkest lesion: no lesion is a cyst.
+const DARKEST: f32 = 25.0;
+
 impl Pathology {
     /// The pathology of a seed.
     pub fn new(seed: u64, gland: &Gland, levels: &Levels, warp: &Warp, kind: Option<LesionKind>) -> Self {
@@ -109,8 +112,9 @@ impl Pathology {
             LesionKind::Small => (5.0, 12.0),
         };
         let diameter = mix(low, high, size);
-        let lesion = Lesion::new(gland, warp, diameter, &mut dice);
-        let obstructs = dice.chance(0.75);
+        let lesion = Lesion::new(gland, levels, warp, diameter, &mut dice);
+        // One that is neither seen itself nor by what it does would not be found in a patient.
+        let obstructs = dice.chance(0.75) || lesion.isoattenuating();
         let duct = dice.between(2.0, 4.0);
         let thinned = dice.between(0.6, 0.9);
         let icteric = dice.chance(0.6) && lesion.part == Part::Head;
@@ -168,7 +172,7 @@ impl Pathology {
         let lesion = self.lesion.as_ref().map(|lesion| Finding {
             diameter_mm: lesion.diameter,
             contrast_hu: lesion.contrast,
-            isoattenuating: lesion.contrast.abs() <= ISOATTENUATING,
+            isoattenuating: lesion.isoattenuating(),
             part: lesion.part,
             centre_mm: warp.to_scanner(lesion.centre),
         });
@@ -188,7 +192,7 @@ impl Pathology {
 
 impl Lesion {
     /// A lesion of a diameter in the scanner's mm.
-    fn new(gland: &Gland, warp: &Warp, diameter: f32, dice: &mut Dice) -> Self {
+    fn new(gland: &Gland, levels: &Levels, warp: &Warp, diameter: f32, dice: &mut Dice) -> Self {
         let (part, from, to) = match dice.between(0.0, 1.0) {
             u if u < 0.6 => (Part::Head, 0.08, 0.36),
             u if u < 0.68 => (Part::Neck, 0.42, 0.5),
@@ -199,7 +203,12 @@ impl Lesion {
         let node = gland.node_at(along);
         let aside = dice.between(0.0, 0.55) * node.radius / gland.flatness;
         let centre = add(node.at, scale(dice.direction(), aside));
-        let contrast = if dice.chance(0.09) { dice.between(-5.0, 5.0) } else { dice.between(-55.0, -15.0) };
+        let contrast = if dice.chance(0.09) {
+            dice.between(-ISOATTENUATING, ISOATTENUATING)
+        } else {
+            dice.between(-60.0, -20.0)
+        };
+        let contrast = contrast.max(DARKEST - levels.parenchyma);
         let stretched: [f32; 3] = std::array::from_fn(|_| dice.between(0.8, 1.25));
         let mean = stretched.iter().product::<f32>().cbrt();
         let radius = diameter / 2.0 * warp.stretch(warp.to_scanner(centre));
@@ -207,5 +216,10 @@ impl Lesion {
         let ellipsoid = Ellipsoid::new(centre, semi).turned(dice.direction(), dice.between(0.0, 90.0));
         let solid = rough(Arc::new(ellipsoid), dice, 0.05 * diameter, 0.8 * diameter);
         Self { along, part, centre, diameter, contrast, solid }
+    }
+
+    /// Whether it can hardly be told from the parenchyma by its HU.
+    fn isoattenuating(&self) -> bool {
+        self.contrast.abs() <= ISOATTENUATING
     }
 }
