@@ -154,7 +154,8 @@ fn check_report(file: &Path, likelihood: f64) {
         assert!(apart <= 1e-3, "{key}: {} for {}", got[key], expected[key]);
     }
     assert!((expected["joined"].as_f64().unwrap() - likelihood).abs() < 1e-9);
-    assert_ne!(expected["head"], expected["map"], "the two prove little if they are alike");
+    let [head, map] = ["head", "map"].map(|key| expected[key].as_f64().unwrap());
+    assert!((head - map).abs() > 0.1, "the two prove little if they are alike: {head} and {map}");
 }
 
 #[test]

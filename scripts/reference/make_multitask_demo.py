@@ -21,7 +21,7 @@ from pathlib import Path
 import oracle
 
 STEM = "phantom-venous-ct"
-SEED, SIZE = 11, (160, 160, 48)
+SEED, SIZE = 45, (160, 160, 48)
 PATCHES = {"max": max, "mean": lambda patches: sum(patches) / len(patches)}
 COMBINE = {"mean": lambda head, map_: (head + map_) / 2, "max": max, "noisy_or": lambda head, map_: 1 - (1 - head) * (1 - map_)}
 
